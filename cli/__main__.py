@@ -1,0 +1,5 @@
+"""``python -m vlae_codec.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,52 @@
+"""Options and the progress bar that several sub-commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable)
+
+
+def coding_options(function: Command) -> Command:
+    """Those of every command that codes pixels."""
+    model_help = "Model to use; default: photo to compress, the one that made the file to decompress."
+    device_help = "Where the networks run; the bytes do not depend on it."
+    decorators = [
+        click.option("-m", "--model", "model_name", metavar="NAME|PATH", help=model_help),
+        click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help=device_help),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores."),
+        click.option("-f", "--force", is_flag=True, help="Replace the output if it exists."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+    ]
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+def use_threads(threads: int | None) -> None:
+    """Apply ``--threads``."""
+    if threads is not None:
+        from vlae_codec.coder import set_threads
+
+        set_threads(threads)
+
+
+@contextmanager
+def progress_bar(quiet: bool, what: str, pixels: int) -> Iterator[Callable[[int], None]]:
+    """A bar with MP/s and the time left, on a terminal, for work that takes over two seconds."""
+    from tqdm import tqdm
+
+    shown = not quiet and sys.stderr.isatty()
+    with tqdm(total=pixels, desc=what, unit="P", unit_scale=True, delay=2, disable=not shown, leave=False) as bar:
+        yield bar.update
+
+
+def note(quiet: bool, text: str) -> None:
+    """One line of result on stderr, so that stdout stays free for data."""
+    if not quiet:
+        click.echo(text, err=True)

@@ -1,0 +1,1 @@
+"""The networks: float for training, exact integers for coding."""

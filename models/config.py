@@ -1,0 +1,110 @@
+"""The one configuration from which every network of the family is built."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from vlae_codec.errors import UnknownModel
+
+
+@dataclass(frozen=True)
+class VLAEConfig:
+    """Shape of a VLAE for 8-bit RGB images.
+
+    The window is what the first layer of the decoder sees of a pixel's surroundings: ``window_rows`` rows above,
+    ``window_left`` pixels to the left, and ``window_right`` pixels to the right in the rows above. It also sets the
+    wavefront: pixels with equal ``x + (window_right + 1) * y`` are decoded together.
+
+    Parameters
+    ----------
+    window_rows, window_left, window_right : int
+        Size of the local window in pixels. ``1 <= window_right <= window_left``.
+    channels : int
+        Width of the decoder's residual stream.
+    blocks : int
+        Number of residual blocks.
+    spatial : bool
+        True: each block is a 1x1 layer and a masked layer over five neighbours (VLAE's PixelCNN). False: two 1x1
+        layers (NeLLoC), so that the first layer's window is all that the decoder sees.
+    mixtures : int
+        Logistic mixture components per colour channel.
+    z_channels : int
+        Channels of z; 0 makes a decoder without z.
+    z_hidden : int
+        Width of the encoder, of the prior, and of the map from z to features.
+    """
+
+    window_rows: int = 3
+    window_left: int = 3
+    window_right: int = 2
+    channels: int = 64
+    blocks: int = 6
+    spatial: bool = True
+    mixtures: int = 5
+    z_channels: int = 8
+    z_hidden: int = 128
+
+    #: Side of the square of pixels that one position of z stands for.
+    Z_PATCH = 16
+    #: Side of the square of pixels that share one feature vector.
+    FEATURE_PATCH = 4
+    #: Rows and columns of the prior's window on the grid of z.
+    Z_WINDOW = 2
+
+    def __post_init__(self) -> None:
+        limits = {
+            "window_rows": (1, 8),
+            "window_left": (1, 8),
+            "window_right": (1, 8),
+            "channels": (4, 256),
+            "blocks": (0, 64),
+            "mixtures": (1, 16),
+            "z_channels": (0, 64),
+            "z_hidden": (1, 512),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise UnknownModel(f"model configuration: {name} is {value!r}, expected an integer in {low}..{high}")
+        if type(self.spatial) is not bool:
+            raise UnknownModel(f"model configuration: spatial is {self.spatial!r}, expected true or false")
+        if self.window_right > self.window_left:
+            raise UnknownModel(
+                f"model configuration: window_right is {self.window_right}, "
+                f"expected at most window_left = {self.window_left}"
+            )
+        if self.z_channels and self.z_hidden % self.z_channels:
+            raise UnknownModel(
+                f"model configuration: z_hidden is {self.z_hidden}, "
+                f"expected a multiple of z_channels = {self.z_channels}"
+            )
+
+    @property
+    def window_offsets(self) -> list[tuple[int, int]]:
+        """Offsets (dy, dx) of the window's pixels, in raster order."""
+        above = [
+            (dy, dx) for dy in range(-self.window_rows, 0) for dx in range(-self.window_left, self.window_right + 1)
+        ]
+        return above + [(0, dx) for dx in range(-self.window_left, 0)]
+
+    @property
+    def outputs(self) -> int:
+        """Number of mixture parameters per pixel, see `LAYOUT` in `models.likelihood`."""
+        return 12 * self.mixtures
+
+    def to_json(self) -> str:
+        """The configuration as JSON text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> VLAEConfig:
+        """Read what `to_json` wrote; `UnknownModel` on anything else."""
+        try:
+            values = json.loads(text)
+            known = {field.name for field in fields(cls)}
+            if not isinstance(values, dict) or set(values) - known:
+                raise ValueError(f"keys {sorted(values)!r}, expected some of {sorted(known)!r}")
+        except (ValueError, TypeError) as error:
+            raise UnknownModel(f"model configuration: {error}") from None
+        return cls(**values)

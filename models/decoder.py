@@ -1,0 +1,124 @@
+"""The local decoder p(x | z, window): a PixelCNN whose every pixel sees a limited window and the features of z."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import VLAEConfig
+from .likelihood import initial_bias
+
+#: Neighbours (dy, dx) that a masked layer sees, in the order of its weights: those of a 2x3 kernel less its last.
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0))
+#: Pixel values are centred by this and divided by `PIXEL_UNIT` on their way into a network.
+PIXEL_CENTRE, PIXEL_UNIT = 128.0, 64.0
+
+
+#: Called with a layer's name and its input (B, C, H, W); export measures the ranges of activations this way.
+Observer = Callable[[str, Tensor], None]
+
+
+def ignore(name: str, activations: Tensor) -> None:
+    """The `Observer` that does nothing."""
+
+
+def weight(outputs: int, inputs: int, gain: float = 2.0) -> nn.Parameter:
+    """A weight matrix (outputs, inputs) with He's initialisation; gain 0 makes zeros."""
+    return nn.Parameter(torch.randn(outputs, inputs) * math.sqrt(gain / inputs))
+
+
+class ResidualBlock(nn.Module):
+    """relu, 1x1 layer, relu, then a masked layer over `NEIGHBOURS` (or 1x1), added to the stream."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        width = config.channels
+        self.spatial = config.spatial
+        self.weight1 = weight(width, width)
+        self.bias1 = nn.Parameter(torch.zeros(width))
+        # The branch begins at zero, so that a deep stack trains like a shallow one at first.
+        self.weight2 = weight(width, width * (len(NEIGHBOURS) if config.spatial else 1), gain=0.0)
+        self.bias2 = nn.Parameter(torch.zeros(width))
+
+    def forward(self, h: Tensor, name: str = "", observe: Observer = ignore) -> Tensor:
+        """Map the stream (B, C, H, W) to the next."""
+        width = h.shape[1]
+        a = F.relu(h)
+        observe(f"{name}.pointwise", a)
+        u = F.relu(F.conv2d(a, self.weight1[:, :, None, None], self.bias1))
+        observe(f"{name}.masked", u)
+        if not self.spatial:
+            return h + F.conv2d(u, self.weight2[:, :, None, None], self.bias2)
+        # Rows of weight2 run over (neighbour, channel). The kernel's last four places stay zero: a 2x3 kernel does
+        # less, but needs copies on the way in and out, and those cost more.
+        kernel = F.pad(self.weight2, (0, 4 * width)).view(width, 3, 3, width).permute(0, 3, 1, 2)
+        return h + F.conv2d(u, kernel, self.bias2, padding=1)
+
+
+class LocalDecoder(nn.Module):
+    """From pixels and features to mixture parameters, each from its window only."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.channels
+        taps = len(config.window_offsets)
+        # Rows run over (tap, colour), then the prediction's three colours.
+        self.window_weight = weight(width, 3 * taps + 3)
+        self.window_bias = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.blocks))
+        self.head_weight1 = weight(width, width)
+        self.head_bias1 = nn.Parameter(torch.zeros(width))
+        self.head_weight2 = weight(config.outputs, width, gain=0.02)
+        self.head_bias2 = nn.Parameter(initial_bias(config.mixtures))
+
+    def window_kernel(self) -> Tensor:
+        """The first layer's weights as a convolution kernel (C, 3, rows + 1, left + right + 1)."""
+        config = self.config
+        width, columns = config.channels, config.window_left + config.window_right + 1
+        places = (config.window_rows + 1) * columns
+        taps = len(config.window_offsets)
+        flat = F.pad(self.window_weight[:, : 3 * taps], (0, 3 * (places - taps)))
+        return flat.view(width, config.window_rows + 1, columns, 3).permute(0, 3, 1, 2)
+
+    def forward(self, x: Tensor, pred: Tensor, features: Tensor | None, observe: Observer = ignore) -> Tensor:
+        """Mixture parameters of every pixel.
+
+        Parameters
+        ----------
+        x, pred : Tensor, shape (B, 3, H, W), float
+            Pixel values 0..255 and their predictions.
+        features : Tensor, shape (B, channels, H, W), or None
+            What z says of each pixel; None for a decoder without z.
+
+        Returns
+        -------
+        Tensor, shape (B, 12 K, H, W), laid out as `likelihood.LAYOUT`.
+        """
+        config = self.config
+        taps = len(config.window_offsets)
+        x = ((x - PIXEL_CENTRE) / PIXEL_UNIT).contiguous(memory_format=torch.channels_last)
+        pred = (pred - PIXEL_CENTRE) / PIXEL_UNIT
+        padded = F.pad(x, (config.window_left, config.window_right, config.window_rows, 0))
+        with torch.autocast(x.device.type, enabled=False):
+            h = F.conv2d(padded, self.window_kernel(), self.window_bias)
+            # The window holds differences from the prediction: subtract it under the sum of each colour's weights.
+            by_colour = self.window_weight[:, : 3 * taps].view(-1, taps, 3).sum(1)
+            absolute = self.window_weight[:, 3 * taps :]
+            h = h + F.conv2d(pred, (absolute - by_colour)[:, :, None, None])
+            if features is not None:
+                h = h + features
+        if torch.is_autocast_enabled(x.device.type):
+            h = h.to(torch.get_autocast_dtype(x.device.type))
+        for i, block in enumerate(self.blocks):
+            h = block(h, f"decoder.block{i}", observe)
+        a = F.relu(h)
+        observe("decoder.head1", a)
+        h = F.relu(F.conv2d(a, self.head_weight1[:, :, None, None], self.head_bias1))
+        observe("decoder.head2", h)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(h.float(), self.head_weight2[:, :, None, None], self.head_bias2)

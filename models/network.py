@@ -1,0 +1,314 @@
+"""The integer model's parallel pass, by torch on CPU or GPU: whole bands of rows, stage by stage.
+
+`vlae_codec.kernels` holds the step-by-step pass for decoding. Both give the same integers, because every sum is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlae_codec import cdf
+
+from .config import VLAEConfig
+from .decoder import NEIGHBOURS, PIXEL_CENTRE
+from .encoder import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, to_patches
+from .integer import OUTPUT_LIMITS, STREAM_LIMIT, IntegerLayer, IntegerModel
+from .likelihood import gradient_predictor
+from .prior import PRIOR_LOG_STD_MAX, PRIOR_LOG_STD_MIN, PRIOR_MEAN_MAX, prior_offsets
+
+#: Pixels that go through the network together: enough to keep the matrix units busy, few enough for the cache.
+BAND_PIXELS = 8192
+#: Limits of the posterior's and the prior's integer outputs: those of the float model in their units.
+POSTERIOR_MEAN_LIMIT = int(MEAN_MAX * cdf.Z_STEPS * cdf.Z_MEAN_STEPS)
+POSTERIOR_SCALE_LIMITS = (
+    int((LOG_STD_MIN - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+    int((LOG_STD_MAX - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+)
+PRIOR_MEAN_LIMIT = int(PRIOR_MEAN_MAX * cdf.Z_STEPS * cdf.Z_MEAN_STEPS)
+PRIOR_SCALE_LIMITS = (
+    int((PRIOR_LOG_STD_MIN - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+    int((PRIOR_LOG_STD_MAX - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+)
+
+
+def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest value of each of the decoder's outputs."""
+    low, high = np.array(OUTPUT_LIMITS, np.float32).T
+    return np.repeat(low, 3 * mixtures), np.repeat(high, 3 * mixtures)
+
+
+class TorchLayer:
+    """An integer layer on a device; rows are the last dimension."""
+
+    def __init__(self, layer: IntegerLayer, device: torch.device, out_low: float, out_high: float) -> None:
+        self.weight = torch.from_numpy(layer.weight.astype(np.float32)).to(device)
+        self.bias = torch.from_numpy(layer.bias.astype(np.float32)).to(device)
+        self.scale = torch.from_numpy(layer.scale).to(device)
+        self.low, self.high = out_low, out_high
+
+    def finish(self, acc: Tensor, out: Tensor | None = None) -> Tensor:
+        """floor(acc * scale), clamped to what the next layer takes."""
+        acc.mul_(self.scale).floor_()
+        return torch.clamp(acc, self.low, self.high, out=acc if out is None else out)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The layer on rows (..., inputs)."""
+        return self.finish(F.linear(rows, self.weight, self.bias))
+
+
+class ParallelPass:
+    """The networks of one integer model on one device.
+
+    Parameters
+    ----------
+    model : IntegerModel
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+
+    def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
+        self.config = config = model.config
+        self.device = torch.device(device)
+        # TF32 keeps 10 bits of each product; the sums would no longer be exact.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        layers = model.layers
+
+        def load(name: str, low: float, high: float) -> TorchLayer:
+            return TorchLayer(layers[name], self.device, low, high)
+
+        def into(name: str) -> tuple[float, float]:
+            return float(layers[name].low), float(layers[name].high)
+
+        self.window = load("decoder.window", -STREAM_LIMIT, STREAM_LIMIT)
+        self.stream_high = into("decoder.head1")[1]
+        self.blocks = [
+            (
+                load(f"decoder.block{i}.pointwise", *into(f"decoder.block{i}.masked")),
+                load(f"decoder.block{i}.masked", -STREAM_LIMIT, STREAM_LIMIT),
+            )
+            for i in range(config.blocks)
+        ]
+        self.head1 = load("decoder.head1", *into("decoder.head2"))
+        self.head2 = load("decoder.head2", 0, 0)
+        low, high = output_limits(config.mixtures)
+        self.out_low, self.out_high = torch.from_numpy(low).to(self.device), torch.from_numpy(high).to(self.device)
+        if config.z_channels:
+            self.encoder = [load(f"encoder.{i}", *into(f"encoder.{i + 1}")) for i in range(3)]
+            self.encoder.append(load("encoder.3", -(2.0**24), 2.0**24))
+            self.feature_layers = [
+                load("features.0", *into("features.1")),
+                load("features.1", -STREAM_LIMIT, STREAM_LIMIT),
+            ]
+        self.kernels: list[Tensor] = []
+        if self.device.type == "cpu" and config.spatial and config.blocks and torch.backends.mkldnn.is_available():
+            self.kernels = [self._kernel(masked.weight) for _, masked in self.blocks]
+            if not self._convolution_is_exact():
+                self.kernels = []
+
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """A masked layer's weights as a 2x3 convolution whose last place is zero."""
+        width = self.config.channels
+        padded = F.pad(weight, (0, width)).view(width, 2, 3, width).permute(0, 3, 1, 2)
+        return padded.contiguous(memory_format=torch.channels_last)
+
+    def _convolution_is_exact(self) -> bool:
+        """Whether this machine's convolution gives the sums themselves, on inputs as large as they come."""
+        generator = torch.Generator().manual_seed(0)
+        high = self.blocks[0][0].high
+        u = torch.randint(0, int(high) + 1, (9, 34, self.config.channels), generator=generator).float()
+        u[::2, ::3] = high
+        index = len(self.kernels) - 1
+        by_sum = self._masked_sum(u, index)
+        return torch.equal(by_sum, self._masked_convolution(u, index))
+
+    def _masked_convolution(self, u: Tensor, index: int) -> Tensor:
+        out = F.conv2d(u.permute(2, 0, 1)[None], self.kernels[index], self.blocks[index][1].bias)
+        return out[0].permute(1, 2, 0)
+
+    def _masked_sum(self, u: Tensor, index: int) -> Tensor:
+        """The masked layer of padded rows (rows + 1, W + 2, C) as one product per neighbour."""
+        layer, width = self.blocks[index][1], self.config.channels
+        rows, columns = u.shape[0] - 1, u.shape[1] - 2
+        out = layer.bias.expand(rows * columns, width).clone()
+        for n, (dy, dx) in enumerate(NEIGHBOURS):
+            part = u[1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns].reshape(-1, width)
+            out.addmm_(part, layer.weight[:, n * width : (n + 1) * width].t())
+        return out.view(rows, columns, width)
+
+    def posterior(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """q(z | x) of a stage's rows.
+
+        Parameters
+        ----------
+        rows : array of uint8, shape (H, W, 3)
+            Sides need not be multiples of 16: the last row and column are repeated.
+
+        Returns
+        -------
+        Means and indices of scales, int64, shape (ceil(H / 16), ceil(W / 16), z_channels), in the units of
+        `cdf.gaussian_cdf`.
+        """
+        side = VLAEConfig.Z_PATCH
+        height, width = rows.shape[:2]
+        padded = np.pad(rows, ((0, -height % side), (0, -width % side), (0, 0)), mode="edge")
+        x = torch.from_numpy(padded).to(self.device).float() - PIXEL_CENTRE
+        fine = VLAEConfig.FEATURE_PATCH
+        h = self._patches(x, fine)
+        h = self._patches(self.encoder[0](h), side // fine)
+        for layer in self.encoder[1:]:
+            h = layer(h)
+        out = h.to(torch.int64).cpu().numpy()
+        z = self.config.z_channels
+        mean = out[..., :z].clip(-POSTERIOR_MEAN_LIMIT, POSTERIOR_MEAN_LIMIT)
+        return mean, out[..., z:].clip(*POSTERIOR_SCALE_LIMITS)
+
+    @staticmethod
+    def _patches(x: Tensor, side: int) -> Tensor:
+        """Squares of (H, W, C) as rows (H / side, W / side, side * side * C)."""
+        return to_patches(x.permute(2, 0, 1)[None], side)[0].permute(1, 2, 0)
+
+    def features(self, z: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The decoder's features of a stage, from z (h, w, z_channels): float32 integers (4 h, 4 w, channels)."""
+        n = VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH
+        height, width = z.shape[:2]
+        h = torch.from_numpy(z).to(self.device).float()
+        for layer in self.feature_layers:
+            h = layer(h)
+        h = h.view(height, width, n, n, -1).permute(0, 2, 1, 3, 4)
+        return h.reshape(height * n, width * n, -1).cpu().numpy()
+
+    def bands(
+        self, image: NDArray[np.uint8], top: int, bottom: int, features: NDArray[np.float32] | None,
+        boundary: NDArray[np.float32] | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.int16]]]:  # fmt: skip
+        """Mixture parameters of a stage's pixels, band after band.
+
+        The rows above the stage that its first rows depend on are passed again, without features: a stage knows its
+        own z only.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (H, W, 3)
+            Rows below ``bottom`` are not looked at.
+        top, bottom : int
+            The stage's rows.
+        features : array of float32, shape (ceil((bottom - top) / 4), >= ceil(W / 4), channels), or None
+        boundary : array of float32, shape (blocks, W + 2, channels), optional
+            Receives the masked layers' inputs in the row above the stage, zero where there is none. With
+            ``top == bottom`` this is all that is computed.
+
+        Yields
+        ------
+        First row of the band, and an array of int16, shape (rows, W, 12 K).
+        """
+        config = self.config
+        width = image.shape[1]
+        halo = config.blocks if config.spatial else 0
+        first = max(0, top - halo)
+        band = max(1, BAND_PIXELS // width)
+        above = [torch.zeros(width + 2, config.channels, device=self.device) for _ in self.blocks]
+        if boundary is not None:
+            boundary[:] = 0
+        fine = VLAEConfig.FEATURE_PATCH
+        spread = None
+        if features is not None:
+            spread = torch.from_numpy(features).to(self.device)
+        y = first
+        while y < bottom or (y < top and boundary is not None):
+            end = min(y + band, top) if y < top else min(y + band, bottom)
+            h = self.window(self._window_rows(image, y, end))
+            if spread is not None and y >= top:
+                rows = torch.arange(y - top, end - top, device=self.device) // fine
+                columns = torch.arange(width, device=self.device) // fine
+                h += spread[rows][:, columns]
+            for i, (pointwise, masked) in enumerate(self.blocks):
+                a = h.clamp(0, self.stream_high)
+                if config.spatial:
+                    u = torch.zeros(end - y + 1, width + 2, config.channels, device=self.device)
+                    u[0] = above[i]
+                    pointwise.finish(self._pointwise(pointwise, a), u[1:, 1:-1])
+                    above[i] = u[-1]
+                    acc = self._masked_convolution(u, i) if self.kernels else self._masked_sum(u, i)
+                    h += masked.finish(acc)
+                else:
+                    h += masked(pointwise(a))
+            if y >= top:
+                a = self.head1.finish(self._pointwise(self.head1, h.clamp_(0, self.stream_high)))
+                acc = self._pointwise(self.head2, a)
+                acc.mul_(self.head2.scale).floor_()
+                out = torch.minimum(torch.maximum(acc, self.out_low), self.out_high)
+                yield y, out.to(torch.int16).cpu().numpy()
+            y = end
+            if y == top and boundary is not None:
+                for i, row in enumerate(above):
+                    boundary[i] = row.cpu().numpy()
+
+    def _pointwise(self, layer: TorchLayer, rows: Tensor) -> Tensor:
+        """Sums of a 1x1 layer on (H, W, C); a convolution where that is exact and faster than a product."""
+        if self.kernels:
+            out = F.conv2d(rows.permute(2, 0, 1)[None], layer.weight[:, :, None, None], layer.bias)
+            return out[0].permute(1, 2, 0)
+        return F.linear(rows, layer.weight, layer.bias)
+
+    def _window_rows(self, image: NDArray[np.uint8], top: int, bottom: int) -> Tensor:
+        """Inputs of the first layer, (rows, W, 3 * taps + 3): the window's pixels and the prediction, less 128."""
+        config = self.config
+        width = image.shape[1]
+        start = max(0, top - config.window_rows)
+        rows = torch.from_numpy(image[start:bottom].astype(np.float32)).to(self.device).permute(2, 0, 1)
+        # The predictor needs one row above the band; where there is none the picture begins.
+        skip = max(top - 1, 0) - start
+        pred = gradient_predictor(rows[:, skip:])[:, top - start - skip :] - PIXEL_CENTRE
+        padded = F.pad(
+            rows - PIXEL_CENTRE,
+            (config.window_left, config.window_right, config.window_rows - (top - start), 0),
+        )
+        count = bottom - top
+        taps = [
+            padded[:, config.window_rows + dy :, config.window_left + dx :][:, :count, :width]
+            for dy, dx in config.window_offsets
+        ]
+        return torch.cat([*taps, pred]).permute(1, 2, 0).contiguous()
+
+
+class PriorPass:
+    """The prior by numpy, on rows: z has one position for 256 pixels, so it never pays to move it to a GPU."""
+
+    def __init__(self, model: IntegerModel) -> None:
+        self.channels = model.config.z_channels
+        layers = [model.layers[f"prior.{i}"] for i in range(3)]
+        self.weights = [np.ascontiguousarray(layer.weight.T.astype(np.float32)) for layer in layers]
+        self.biases = [layer.bias.astype(np.float32) for layer in layers]
+        self.scales = [layer.scale for layer in layers]
+        self.limits = [float(layer.high) for layer in layers[1:]]
+
+    def inputs(self, padded: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows of the first layer for some places: the window, then the place itself.
+
+        Parameters
+        ----------
+        padded : array of int64, shape (h + 2, w + 4, z_channels)
+            z on its grid, `Z_WINDOW` zeros around it on three sides, zero wherever it is not known yet.
+        y, x : arrays of int64
+            The places.
+        """
+        reach = VLAEConfig.Z_WINDOW
+        taps = [padded[y + reach + dy, x + reach + dx] for dy, dx in [*prior_offsets(), (0, 0)]]
+        return np.concatenate(taps, 1).astype(np.float32)
+
+    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Means and indices of scales, shape (N, z_channels) each, in the units of `cdf.gaussian_cdf`."""
+        h = rows
+        for weight, bias, scale, high in zip(
+            self.weights[:2], self.biases[:2], self.scales[:2], self.limits, strict=True
+        ):
+            h = np.floor((h @ weight + bias) * scale).clip(0, high)
+        out = np.floor((h @ self.weights[2] + self.biases[2]) * self.scales[2]).astype(np.int64)
+        mean = out[:, : self.channels].clip(-PRIOR_MEAN_LIMIT, PRIOR_MEAN_LIMIT)
+        return mean, out[:, self.channels :].clip(*PRIOR_SCALE_LIMITS)

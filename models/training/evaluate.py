@@ -1,0 +1,50 @@
+"""The float model's ELBO on whole pictures, to be held against the integer model's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ..config import VLAEConfig
+from ..vlae import VLAE, nats_to_bits
+from .data import bin_edges
+
+
+def picture_elbo(model: VLAE, picture: np.ndarray, with_z: bool = True) -> tuple[float, float]:
+    """-log p(x | z) and KL of one picture in bits per subpixel, over the values that occur in it.
+
+    Parameters
+    ----------
+    picture : array, shape (H, W, 3), uint8
+    with_z : bool
+        False: the decoder without z, and a KL of zero.
+    """
+    height, width = picture.shape[:2]
+    x = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
+    low, high = torch.empty(x.shape), torch.empty(x.shape)
+    for c in range(3):
+        edges_low, edges_high = bin_edges(np.unique(picture[..., c]))
+        low[0, c] = torch.from_numpy(edges_low)[x[0, c].long()]
+        high[0, c] = torch.from_numpy(edges_high)[x[0, c].long()]
+    side = VLAEConfig.Z_PATCH
+    padding = (0, -width % side, 0, -height % side)
+    padded = F.pad(x.float(), padding, mode="replicate")
+    use_z = torch.tensor([with_z])
+    with torch.no_grad():
+        logs, kl = model.log_likelihood_and_kl(padded, F.pad(low, padding), F.pad(high, padding, value=256.0), use_z)
+    pixels = -float(logs[..., :height, :width].double().sum())
+    return nats_to_bits(pixels) / picture.size, nats_to_bits(float(kl.sum())) / picture.size
+
+
+def folder_elbo(model: VLAE, folder: Path, with_z: bool = True) -> dict[str, tuple[float, float]]:
+    """`picture_elbo` of every RGB picture in a folder, by file name."""
+    result = {}
+    for path in sorted(folder.iterdir()):
+        with Image.open(path) as image:
+            if image.mode == "RGB":
+                result[path.name] = picture_elbo(model, np.asarray(image), with_z)
+    return result

@@ -1,0 +1,49 @@
+"""From a training checkpoint to a model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vlae_codec.errors import UnknownModel
+
+from ..config import VLAEConfig
+from ..integer import IntegerModel, measure_ranges
+from ..vlae import VLAE
+from .data import load_pictures
+
+#: Crops over which the ranges of activations are measured, and their side in pixels.
+CALIBRATION_CROPS, CALIBRATION_SIDE = 200, 128
+
+
+def load_average(path: Path) -> tuple[VLAE, dict]:
+    """The float model with averaged weights, and what else the checkpoint says of its training."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model = VLAE(VLAEConfig.from_json(state["config"]))
+        model.load_state_dict(state["average"])
+    except (OSError, UnknownModel):
+        raise
+    except Exception as error:
+        raise UnknownModel(f"{path}: not a checkpoint of vlae-codec ({type(error).__name__})") from None
+    return model.eval(), {key: state[key] for key in ("schedule", "step", "seconds")}
+
+
+def without_z(model: VLAE) -> VLAE:
+    """The same decoder as a model of its own, without z."""
+    import dataclasses
+
+    bare = VLAE(dataclasses.replace(model.config, z_channels=0))
+    bare.decoder.load_state_dict(model.decoder.state_dict())
+    return bare.eval()
+
+
+def export_model(model: VLAE, folders: list[Path]) -> IntegerModel:
+    """The integer form of a model, its ranges measured on crops spread over the training pictures."""
+    pictures = load_pictures(folders, CALIBRATION_SIDE)
+    chosen = pictures[:: max(1, len(pictures) // CALIBRATION_CROPS)]
+    torch.manual_seed(0)
+    crops = [np.ascontiguousarray(p[:CALIBRATION_SIDE, :CALIBRATION_SIDE]) for p in chosen]
+    return IntegerModel.export(model, measure_ranges(model, crops))

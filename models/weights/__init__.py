@@ -1,0 +1,1 @@
+"""The shipped models: a safetensors file and a card each."""

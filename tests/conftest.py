@@ -1,0 +1,81 @@
+"""Fixtures: tiny models of every shape, and pictures of every sort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from PIL import Image
+from vlae_codec.models.integer import IntegerModel
+
+from vlae_codec import Model, imaging, load_model
+from vlae_codec.api import encode_as
+from vlae_codec.container import Header, Mode
+from vlae_codec.schedule import StageKind
+
+# Compiling a kernel takes seconds the first time that it is called; that says nothing about the test.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("default")
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+EXAMPLES = ROOT / "examples"
+
+
+def tiny(name: str = "tiny") -> IntegerModel:
+    return IntegerModel.from_bytes((GOLDEN / f"{name}.safetensors").read_bytes())
+
+
+@pytest.fixture(scope="session", params=["tiny", "tiny-pointwise", "tiny-no-z"])
+def any_tiny_model(request: pytest.FixtureRequest) -> Model:
+    """Each shape of decoder in turn."""
+    return load_model(GOLDEN / f"{request.param}.safetensors", "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Model:
+    return load_model(GOLDEN / "tiny.safetensors", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _golden_models_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLAE_CODEC_MODELS", str(GOLDEN))
+
+
+def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A picture with slopes, an edge and a little noise."""
+    y, x = np.mgrid[:height, :width]
+    base = 90 + 40 * np.sin(x / 9.0)[..., None] + np.array([0.4, 0.3, -0.2]) * y[..., None]
+    base = base + 60 * ((x + y) > (height + width) // 2)[..., None]
+    return np.clip(np.rint(base + rng.normal(0, 2, (height, width, 3))), 0, 255).astype(np.uint8)
+
+
+def picture(kind: str, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture (H, W, 3) uint8 of one of the kinds in `KINDS`."""
+    rng = np.random.default_rng(seed)
+    if kind == "smooth":
+        return smooth(rng, height, width)
+    if kind == "noise":
+        return rng.integers(0, 256, (height, width, 3), np.uint8)
+    if kind == "flat":
+        return np.full((height, width, 3), rng.integers(0, 256, 3), np.uint8)
+    if kind == "extreme":
+        return (rng.integers(0, 2, (height, width, 3)) * 255).astype(np.uint8)
+    if kind == "gaps":
+        return (smooth(rng, height, width) // 7 * 7).astype(np.uint8)
+    if kind == "grey":
+        return np.repeat(smooth(rng, height, width)[..., :1], 3, axis=2)
+    raise ValueError(kind)
+
+
+def vlae_file(image: Image.Image, way: StageKind, model: Model) -> bytes:
+    """A file of mode vlae, even where a fallback would be smaller, with z coded in a given way."""
+    planes = imaging.to_planes(image)
+    assert planes is not None
+    header = Header(Mode.VLAE, *image.size, imaging.digest_of(image))
+    return encode_as(way, *planes, header, model)
+
+
+KINDS = ("smooth", "noise", "flat", "extreme", "gaps", "grey")

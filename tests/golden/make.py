@@ -1,0 +1,65 @@
+"""Make the golden files anew. Run this only when the format's version changes, and say so in CHANGELOG.md.
+
+python tests/golden/make.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from conftest import picture, smooth, vlae_file  # noqa: E402
+from vlae_codec.models.config import VLAEConfig  # noqa: E402
+from vlae_codec.models.integer import IntegerModel, measure_ranges  # noqa: E402
+from vlae_codec.models.vlae import VLAE  # noqa: E402
+
+import vlae_codec  # noqa: E402
+from vlae_codec.schedule import StageKind  # noqa: E402
+
+SHAPES = {
+    "tiny": VLAEConfig(channels=8, blocks=2, mixtures=2, z_channels=2, z_hidden=8),
+    "tiny-pointwise": VLAEConfig(window_rows=2, window_left=2, window_right=1, channels=8, blocks=1, spatial=False,
+                                 mixtures=3, z_channels=4, z_hidden=8),
+    "tiny-no-z": VLAEConfig(window_right=3, channels=8, blocks=3, mixtures=1, z_channels=0),
+}  # fmt: skip
+
+
+def untrained(config: VLAEConfig) -> VLAE:
+    """A model whose every layer does something: the trainer's initialisation leaves some at zero."""
+    torch.manual_seed(1)
+    model = VLAE(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def main() -> None:
+    """Write the models, and files of each kind made with them."""
+    rng = np.random.default_rng(0)
+    crops = [smooth(rng, 64, 64) for _ in range(4)] + [picture("noise", 32, 32)]
+    for name, config in SHAPES.items():
+        model = untrained(config)
+        path = HERE / f"{name}.safetensors"
+        path.write_bytes(IntegerModel.export(model, measure_ranges(model, crops)).to_bytes())
+        loaded = vlae_codec.load_model(path, "cpu")
+        ways = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]
+        for kind in ("smooth", "gaps", "grey"):
+            image = Image.fromarray(picture(kind, 83, 50, seed=5))
+            image.save(HERE / f"{kind}.png", optimize=True)
+            for way in ways:
+                (HERE / f"{name}-{kind}-{way.name.lower()}.vlae").write_bytes(vlae_file(image, way, loaded))
+    flat = Image.fromarray(picture("flat", 83, 50, seed=5)).convert("P")
+    flat.save(HERE / "palette.png", optimize=True)
+    (HERE / "palette-fallback.vlae").write_bytes(vlae_codec.compress(flat))
+
+
+if __name__ == "__main__":
+    main()

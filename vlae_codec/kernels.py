@@ -1,0 +1,453 @@
+# mypy: disable-error-code="no-untyped-def, call-overload"
+"""Compiled loops: intervals of pixels, pushes and pops in wavefront order, and the step-by-step network.
+
+All arithmetic is on integers, or on float32 that holds integers exactly, so nothing depends on the machine. fastmath
+stays off: a layer's one multiplication must round as IEEE 754 says.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from .cdf import (
+    COUPLING_STEPS,
+    EXP,
+    FRACTION_BITS,
+    INVERSE_SCALE,
+    INVERSE_SHIFT,
+    MEAN_STEPS,
+    NORMAL,
+    NORMAL_END,
+    PRECISION,
+    SIGMOID,
+    SIGMOID_END,
+    TABLE_BITS,
+    WEIGHT_BITS,
+    Z_COUNT,
+    Z_INVERSE_SCALE,
+    Z_MEAN_STEPS,
+    Z_MIN,
+)
+
+_HEAD_MIN = 1 << 31
+_RENORM_SHIFT = 63 - PRECISION
+_MASK = (1 << PRECISION) - 1
+_TOTAL = 1 << PRECISION
+_END = SIGMOID_END << 16
+_LAST = (2 * SIGMOID_END << 16) - 1
+_FRACTION_MASK = (1 << FRACTION_BITS) - 1
+_HALF = MEAN_STEPS // 2
+_COUPLE = COUPLING_STEPS // MEAN_STEPS
+_EXP_LAST = len(EXP) - 1
+_WEIGHT_TOTAL = 1 << WEIGHT_BITS
+_SIGMOID = SIGMOID.astype(np.int64)
+_SUM_BITS = TABLE_BITS + WEIGHT_BITS
+
+#: Columns of each row whose activations the step-by-step pass keeps: the five neighbours of the row below lag behind
+#: by at most window_right + 2 columns, and a power of two makes the place of a column a mask.
+RING = 16
+
+
+@njit(cache=True, inline="always")
+def _below(edge, k, mean, inverse, weight):
+    """Sum of weight * sigmoid over the components, below an edge in 1 / MEAN_STEPS values."""
+    total = np.int64(0)
+    for i in range(k):
+        argument = ((edge - mean[i]) * inverse[i] >> INVERSE_SHIFT) + _END
+        argument = min(max(argument, 0), _LAST)
+        index = argument >> FRACTION_BITS
+        left = _SIGMOID[index]
+        total += weight[i] * (left + ((_SIGMOID[index + 1] - left) * (argument & _FRACTION_MASK) >> FRACTION_BITS))
+    return total
+
+
+@njit(cache=True, inline="always")
+def _components(params, k, channel, pred, red, green, mean, inverse, weight):
+    """Means, inverse scales and weights of one channel of one pixel; red and green are residuals of the prediction."""
+    top = params[channel * k]
+    for i in range(1, k):
+        top = max(top, params[channel * k + i])
+    total = np.int64(0)
+    largest = -1
+    for i in range(k):
+        logit = params[channel * k + i]
+        if largest < 0 and logit == top:
+            largest = i
+        weight[i] = EXP[min(np.int64(top) - np.int64(logit), _EXP_LAST)]
+        total += weight[i]
+        shift = np.int64(0)
+        if channel == 1:
+            shift = np.int64(params[9 * k + i]) * red
+        elif channel == 2:
+            shift = np.int64(params[10 * k + i]) * red + np.int64(params[11 * k + i]) * green
+        mean[i] = np.int64(params[(3 + channel) * k + i]) + pred * MEAN_STEPS + shift // _COUPLE
+        inverse[i] = INVERSE_SCALE[params[(6 + channel) * k + i]]
+    reciprocal = (np.int64(1) << 40) // total
+    rest = np.int64(_WEIGHT_TOTAL)
+    for i in range(k):
+        weight[i] = weight[i] * reciprocal >> 24
+        rest -= weight[i]
+    weight[largest] += rest
+
+
+@njit(cache=True, inline="always")
+def _cumulative(j, count, middles, k, mean, inverse, weight):
+    if j == 0:
+        return np.int64(0)
+    if j == count:
+        return np.int64(_TOTAL)
+    return (_below(np.int64(middles[j]) * _HALF, k, mean, inverse, weight) * (_TOTAL - count) >> _SUM_BITS) + j
+
+
+@njit(cache=True, inline="always")
+def _gradient(west, north, corner):
+    low, high = min(west, north), max(west, north)
+    return min(max(west + north - corner, low), high)
+
+
+@njit(cache=True, inline="always")
+def _predict(image, y, x, channel):
+    if y == 0:
+        return np.int64(image[0, x - 1, channel]) if x > 0 else np.int64(128)
+    if x == 0:
+        return np.int64(image[y - 1, 0, channel])
+    return np.int64(
+        _gradient(
+            np.int64(image[y, x - 1, channel]),
+            np.int64(image[y - 1, x, channel]),
+            np.int64(image[y - 1, x - 1, channel]),
+        )
+    )
+
+
+@njit(cache=True, parallel=True)
+def pixel_intervals(params, image, top, channels, ranks, middles, counts, starts, freqs):
+    """Intervals of a band's pixels.
+
+    Parameters
+    ----------
+    params : array of int16, shape (rows, W, 12 K)
+    image : array of uint8, shape (H, W, 3)
+    top : int
+        The image row of the band's first.
+    channels : int
+        How many of the channels are coded.
+    ranks : array of int32, shape (3, 256)
+        Index of each value among those that occur.
+    middles : array of int32, shape (3, 257)
+        Twice the edge below each index, in pixel values.
+    counts : array of int64, shape (3,)
+    starts, freqs : arrays of uint32, shape (rows, W, channels)
+        Receive the intervals.
+    """
+    rows, width = params.shape[:2]
+    k = params.shape[2] // 12
+    for r in prange(rows):
+        mean = np.empty(k, np.int64)
+        inverse = np.empty(k, np.int64)
+        weight = np.empty(k, np.int64)
+        y = top + r
+        for x in range(width):
+            red = np.int64(0)
+            green = np.int64(0)
+            for channel in range(channels):
+                pred = _predict(image, y, x, channel)
+                _components(params[r, x], k, channel, pred, red, green, mean, inverse, weight)
+                value = np.int64(image[y, x, channel])
+                j = np.int64(ranks[channel, value])
+                start = _cumulative(j, counts[channel], middles[channel], k, mean, inverse, weight)
+                end = _cumulative(j + 1, counts[channel], middles[channel], k, mean, inverse, weight)
+                starts[r, x, channel] = start
+                freqs[r, x, channel] = end - start
+                if channel == 0:
+                    red = value - pred
+                else:
+                    green = value - pred
+
+
+@njit(cache=True, inline="always")
+def _push(heads, lane, words, size, start, freq):
+    """Push one interval; returns the new size of the stack."""
+    head = heads[lane]
+    if head >= freq << np.uint64(_RENORM_SHIFT):
+        words[size] = np.uint32(head & np.uint64(0xFFFFFFFF))
+        size += 1
+        head >>= np.uint64(32)
+    quotient = head // freq
+    heads[lane] = (quotient << np.uint64(PRECISION)) + (head - quotient * freq) + start
+    return size
+
+
+@njit(cache=True, inline="always")
+def _pop(heads, lane, words, size, start, freq):
+    """Remove the interval that the lane shows; returns the new size of the stack, or -1 if it ran dry."""
+    head = heads[lane]
+    head = freq * (head >> np.uint64(PRECISION)) + (head & np.uint64(_MASK)) - start
+    if head < np.uint64(_HEAD_MIN):
+        if size == 0:
+            return -1
+        size -= 1
+        head = (head << np.uint64(32)) | np.uint64(words[size])
+    heads[lane] = head
+    return size
+
+
+@njit(cache=True, inline="always")
+def _gaussian(j, mean, scale):
+    """`cdf.gaussian_cdf` of one symbol."""
+    if j == 0:
+        return np.int64(0)
+    if j == Z_COUNT:
+        return np.int64(_TOTAL)
+    below = (2 * (j + Z_MIN) - 1) * (Z_MEAN_STEPS // 2) - mean
+    argument = (below * Z_INVERSE_SCALE[scale] >> INVERSE_SHIFT) + (NORMAL_END << 16)
+    argument = min(max(argument, 0), (2 * NORMAL_END << 16) - 1)
+    index = argument >> FRACTION_BITS
+    left = NORMAL[index]
+    value = left + ((NORMAL[index + 1] - left) * (argument & _FRACTION_MASK) >> FRACTION_BITS)
+    return (value * (_TOTAL - Z_COUNT) >> TABLE_BITS) + j
+
+
+@njit(cache=True)
+def push_gaussians(heads, words, size, symbols, mean, scale, bits):
+    """Push a vector of symbols 0..Z_COUNT-1, symbol k with lane k mod lanes; the first ends on top.
+
+    ``bits[0]`` gains the ideal length of what was pushed, in bits. Returns the new size of the stack.
+    """
+    for k in range(len(symbols) - 1, -1, -1):
+        start = _gaussian(symbols[k], mean[k], scale[k])
+        freq = _gaussian(symbols[k] + 1, mean[k], scale[k]) - start
+        bits[0] += PRECISION - np.log2(np.float64(freq))
+        size = _push(heads, k % len(heads), words, size, np.uint64(start), np.uint64(freq))
+    return size
+
+
+@njit(cache=True)
+def pop_gaussians(heads, words, size, symbols, mean, scale, bits):
+    """Undo `push_gaussians` into ``symbols``; returns the stack's size, or -1 if it ran dry."""
+    for k in range(len(symbols)):
+        lane = k % len(heads)
+        cf = np.int64(heads[lane] & np.uint64(_MASK))
+        low, high = np.int64(0), np.int64(Z_COUNT)
+        start, stop = np.int64(0), np.int64(_TOTAL)
+        while high - low > 1:
+            middle = (low + high) >> 1
+            value = _gaussian(middle, mean[k], scale[k])
+            if value <= cf:
+                low, start = middle, value
+            else:
+                high, stop = middle, value
+        symbols[k] = low
+        bits[0] += PRECISION - np.log2(np.float64(stop - start))
+        size = _pop(heads, lane, words, size, np.uint64(start), np.uint64(stop - start))
+        if size < 0:
+            return -1
+    return size
+
+
+@njit(cache=True, inline="always")
+def _rows_of_step(t, skew, rows, width):
+    """First and last-plus-one row of the pixels with x + skew * y == t."""
+    first = max((t - width) // skew + 1, 0)
+    return first, min(t // skew + 1, rows)
+
+
+@njit(cache=True)
+def push_wavefront(heads, words, size, starts, freqs, skew):
+    """Push a stage's intervals so that they pop in wavefront order; returns the new size of the stack.
+
+    Step t holds the pixels with x + skew * y == t, from the top down. A step's symbols are popped channel by channel,
+    each channel as a vector over its pixels, pixel k with lane k mod lanes.
+    """
+    rows, width, channels = starts.shape
+    lanes = len(heads)
+    for t in range(width + skew * (rows - 1) - 1, -1, -1):
+        first, end = _rows_of_step(t, skew, rows, width)
+        for channel in range(channels - 1, -1, -1):
+            for y in range(end - 1, first - 1, -1):
+                lane = (y - first) % lanes
+                x = t - skew * y
+                start, freq = np.uint64(starts[y, x, channel]), np.uint64(freqs[y, x, channel])
+                size = _push(heads, lane, words, size, start, freq)
+    return size
+
+
+@njit(cache=True)
+def _requantize(acc, bias, scale, low, high, out):
+    """Out = floor((acc + bias) * scale) within the limits, on rows."""
+    for i in range(acc.shape[0]):
+        for j in range(acc.shape[1]):
+            value = np.floor((acc[i, j] + bias[j]) * scale[j])
+            out[i, j] = min(max(value, low), high)
+
+
+@njit(cache=True)
+def _network_rows(net, image, top, t, skew, first, begin, end, z, ring, boundary, scratch, params):
+    """The network for rows begin..end-1 of one step; writes their parameters from index begin - first on."""
+    offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
+    head, head_affine, output, output_affine, limits, spatial = net[7:]
+    inputs, gathered, acc, stream, active, out = scratch
+    stream_high, masked_high, head_high, stream_limit = limits
+    width = image.shape[1]
+    n = end - begin
+    taps = len(offsets)
+    channels = window.shape[1]
+    zero = np.float32(0.0)
+    for i in range(n):
+        y = top + begin + i
+        x = t - skew * (begin + i)
+        for tap in range(taps):
+            yy, xx = y + offsets[tap, 0], x + offsets[tap, 1]
+            inside = yy >= 0 and 0 <= xx < width
+            for c in range(3):
+                inputs[i, 3 * tap + c] = np.float32(np.int64(image[yy, xx, c]) - 128) if inside else zero
+        for c in range(3):
+            inputs[i, 3 * taps + c] = np.float32(_predict(image, y, x, c) - 128)
+    np.dot(inputs[:n], window, acc[:n])
+    _requantize(acc[:n], window_affine[0], window_affine[1], -stream_limit, stream_limit, stream)
+    if z.shape[0] > 0:
+        for i in range(n):
+            row = z[(begin + i) // 4, (t - skew * (begin + i)) // 4]
+            for c in range(channels):
+                stream[i, c] += row[c]
+    for block in range(pointwise.shape[0]):
+        for i in range(n):
+            for c in range(channels):
+                active[i, c] = min(max(stream[i, c], zero), stream_high)
+        np.dot(active[:n], pointwise[block], acc[:n])
+        affine = pointwise_affine[block]
+        _requantize(acc[:n], affine[0], affine[1], zero, masked_high, active)
+        if spatial:
+            for i in range(n):
+                y = begin + i
+                x = t - skew * y
+                own = ring[block, y, x & (RING - 1)]
+                for c in range(channels):
+                    own[c] = active[i, c]
+                    gathered[i, 4 * channels + c] = active[i, c]
+                west = ring[block, y, (x - 1) & (RING - 1)]
+                for c in range(channels):
+                    gathered[i, 3 * channels + c] = west[c] if x > 0 else zero
+                for place in range(3):
+                    xx = x + place - 1
+                    at = place * channels
+                    above = boundary[block, xx + 1] if y == 0 else ring[block, y - 1, xx & (RING - 1)]
+                    inside = 0 <= xx < width
+                    for c in range(channels):
+                        gathered[i, at + c] = above[c] if inside else zero
+            np.dot(gathered[:n], masked[block], acc[:n])
+        else:
+            np.dot(active[:n], masked[block], acc[:n])
+        affine = masked_affine[block]
+        for i in range(n):
+            for c in range(channels):
+                value = np.floor((acc[i, c] + affine[0, c]) * affine[1, c])
+                stream[i, c] += min(max(value, -stream_limit), stream_limit)
+    for i in range(n):
+        for c in range(channels):
+            active[i, c] = min(max(stream[i, c], zero), stream_high)
+    np.dot(active[:n], head, acc[:n])
+    _requantize(acc[:n], head_affine[0], head_affine[1], zero, head_high, active)
+    np.dot(active[:n], output, out[:n])
+    for i in range(n):
+        for j in range(output.shape[1]):
+            value = np.floor((out[i, j] + output_affine[0, j]) * output_affine[1, j])
+            params[begin - first + i, j] = np.int16(min(max(value, output_affine[2, j]), output_affine[3, j]))
+
+
+@njit(cache=True)
+def pop_step(heads, words, size, params, image, top, t, skew, first, end, channels, ranks, middles, counts, values):
+    """Pop one step's pixels into the image, given their parameters; returns the stack's size, or -1 if it ran dry."""
+    k = params.shape[1] // 12
+    lanes = len(heads)
+    mean = np.empty(k, np.int64)
+    inverse = np.empty(k, np.int64)
+    weight = np.empty(k, np.int64)
+    for channel in range(channels):
+        count = counts[channel]
+        for y in range(first, end):
+            x = t - skew * y
+            lane = (y - first) % lanes
+            pred = _predict(image, top + y, x, channel)
+            red = np.int64(0)
+            green = np.int64(0)
+            if channel > 0:
+                red = np.int64(image[top + y, x, 0]) - _predict(image, top + y, x, 0)
+            if channel > 1:
+                green = np.int64(image[top + y, x, 1]) - _predict(image, top + y, x, 1)
+            _components(params[y - first], k, channel, pred, red, green, mean, inverse, weight)
+            cf = np.int64(heads[lane] & np.uint64(_MASK))
+            low, high = np.int64(0), np.int64(count)
+            start, stop = np.int64(0), np.int64(_TOTAL)
+            while high - low > 1:
+                middle = (low + high) >> 1
+                value = _cumulative(middle, count, middles[channel], k, mean, inverse, weight)
+                if value <= cf:
+                    low, start = middle, value
+                else:
+                    high, stop = middle, value
+            size = _pop(heads, lane, words, size, np.uint64(start), np.uint64(stop - start))
+            if size < 0:
+                return -1
+            symbol = values[channel, low]
+            image[top + y, x, channel] = symbol
+            if channels == 1:
+                image[top + y, x, 1] = symbol
+                image[top + y, x, 2] = symbol
+    return size
+
+
+@njit(cache=True, parallel=True)
+def pop_wavefront(
+    net,
+    heads,
+    words,
+    size,
+    image,
+    top,
+    bottom,
+    z,
+    ring,
+    boundary,
+    scratch,
+    params,
+    begin,
+    end,
+    skew,
+    threads,
+    channels,
+    ranks,
+    middles,
+    counts,
+    values,
+):
+    """Pop the steps ``begin`` to ``end - 1`` of a stage; returns the stack's size, or -1 if it ran dry.
+
+    With ``channels`` 0 only the network runs, over the image as it is: a benchmark tells the shares apart so.
+    """
+    rows, width = bottom - top, image.shape[1]
+    for t in range(begin, end):
+        first, last = _rows_of_step(t, skew, rows, width)
+        count = last - first
+        if count <= 0:
+            continue
+        share = (count + threads - 1) // threads
+        # The scratch arrays hold so many rows; a share may need several rounds.
+        room = scratch[0][0].shape[0]
+        for thread in prange(threads):
+            low = first + thread * share
+            high = min(low + share, last)
+            inputs, gathered, acc, stream, active, out = scratch
+            mine = (inputs[thread], gathered[thread], acc[thread], stream[thread], active[thread], out[thread])
+            while low < high:
+                stop = min(low + room, high)
+                _network_rows(net, image, top, t, skew, first, low, stop, z, ring, boundary, mine, params)
+                low = stop
+        if channels:
+            size = pop_step(
+                heads, words, size, params, image, top, t, skew, first, last, channels, ranks, middles, counts, values
+            )
+            if size < 0:
+                return -1
+    return size

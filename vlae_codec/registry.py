@@ -1,0 +1,120 @@
+"""Models by name, by path, and by the id that a file holds."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .coder import Coder
+from .errors import UnknownModel
+from .models.integer import IntegerModel, model_id
+
+#: The model that compresses when none is named.
+DEFAULT_MODEL = "photo"
+#: Names a folder of more models, searched after the shipped ones.
+FOLDER_VARIABLE = "VLAE_CODEC_MODELS"
+SUFFIX = ".safetensors"
+#: Largest model file that is read, in bytes.
+MAX_MODEL_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is loaded once and used for many images.
+
+    Attributes
+    ----------
+    name : str
+        The file's name without its suffix.
+    id : bytes
+        What files made with this model hold, see `models.integer.model_id`.
+    coder : Coder
+    """
+
+    name: str
+    id: bytes
+    coder: Coder
+
+    @property
+    def window(self) -> dict[str, int]:
+        """The decoder's local window in pixels."""
+        config = self.coder.config
+        return {"rows": config.window_rows, "left": config.window_left, "right": config.window_right}
+
+
+def folders() -> list[Path]:
+    """Where models are looked for: the shipped ones, then the user's."""
+    found = [Path(__file__).parent / "models" / "weights", Path(__file__).parent.parent / "models" / "weights"]
+    extra = os.environ.get(FOLDER_VARIABLE)
+    return [folder for folder in [*found, *([Path(extra)] if extra else [])] if folder.is_dir()]
+
+
+def _files() -> Iterator[Path]:
+    for folder in folders():
+        yield from sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def choose_device(device: str) -> str:
+    """A torch device from ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; `UnknownModel` if this machine lacks it."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        available = chosen.type == "cpu" or (chosen.type == "cuda" and (chosen.index or 0) < torch.cuda.device_count())
+    except RuntimeError:
+        available = False
+    if not available:
+        raise UnknownModel(f"device {device!r} is not available here; use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str = "auto") -> Model:
+    """Load a model by the name of a shipped one, or by the path of a model file.
+
+    Raises
+    ------
+    UnknownModel
+        If there is none of that name, or the file is no model.
+    UnsafeModel
+        If its sums could be inexact.
+    """
+    name = os.fspath(name)
+    named = [path for path in _files() if path.stem == name]
+    path = named[0] if named else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted({p.stem for p in _files()})) or "none"
+        raise UnknownModel(f"no model {name!r}: not a file, and the known names are {known}")
+    return _load(path.resolve(), path.stat().st_mtime_ns, choose_device(device))
+
+
+def find_model(wanted: bytes, device: str = "auto") -> Model:
+    """The known model with an id; `UnknownModel` if there is none."""
+    for path in _files():
+        if _id_of(path, path.stat().st_mtime_ns) == wanted:
+            return _load(path.resolve(), path.stat().st_mtime_ns, choose_device(device))
+    raise UnknownModel(
+        f"the file was made with model {wanted.hex()}, which is not here; name it with --model, "
+        f"or put it into the folder that {FOLDER_VARIABLE} names"
+    )
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise UnknownModel(f"{path} has {path.stat().st_size} bytes, at most {MAX_MODEL_BYTES} are read as a model")
+    return path.read_bytes()
+
+
+@functools.lru_cache(maxsize=64)
+def _id_of(path: Path, changed: int) -> bytes:
+    return model_id(_read(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: Path, changed: int, device: str) -> Model:
+    data = _read(path)
+    return Model(path.stem, model_id(data), Coder(IntegerModel.from_bytes(data), device))
