@@ -103,7 +103,7 @@ class ParallelPass:
             self.encoder.append(load("encoder.3", -(2.0**24), 2.0**24))
             self.feature_layers = [
                 load("features.0", *into("features.1")),
-                load("features.1", -STREAM_LIMIT, STREAM_LIMIT),
+                load("features.1", -STREAM_LIMIT, STREAM_LIMIT - 1),
             ]
         self.kernels: list[Tensor] = []
         if self.device.type == "cpu" and config.spatial and config.blocks and torch.backends.mkldnn.is_available():
@@ -173,18 +173,21 @@ class ParallelPass:
         """Squares of (H, W, C) as rows (H / side, W / side, side * side * C)."""
         return to_patches(x.permute(2, 0, 1)[None], side)[0].permute(1, 2, 0)
 
-    def features(self, z: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The decoder's features of a stage, from z (h, w, z_channels): float32 integers (4 h, 4 w, channels)."""
+    def features(self, z: NDArray[np.int64]) -> NDArray[np.int16]:
+        """The decoder's features of a stage, from z (h, w, z_channels): int16 (4 h, 4 w, channels)."""
         n = VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH
         height, width = z.shape[:2]
-        h = torch.from_numpy(z).to(self.device).float()
-        for layer in self.feature_layers:
-            h = layer(h)
-        h = h.view(height, width, n, n, -1).permute(0, 2, 1, 3, 4)
-        return h.reshape(height * n, width * n, -1).cpu().numpy()
+        out = np.empty((height, n, width, n, self.config.channels), np.int16)
+        # Row by row, as a large image's features in float32 would be larger than everything else together.
+        for row, z_row in zip(out, z, strict=True):
+            h = torch.from_numpy(z_row).to(self.device).float()
+            for layer in self.feature_layers:
+                h = layer(h)
+            row[:] = h.view(width, n, n, -1).permute(1, 0, 2, 3).cpu().numpy()
+        return out.reshape(height * n, width * n, -1)
 
     def bands(
-        self, image: NDArray[np.uint8], top: int, bottom: int, features: NDArray[np.float32] | None,
+        self, image: NDArray[np.uint8], top: int, bottom: int, features: NDArray[np.int16] | None,
         boundary: NDArray[np.float32] | None = None,
     ) -> Iterator[tuple[int, NDArray[np.int16]]]:  # fmt: skip
         """Mixture parameters of a stage's pixels, band after band.
@@ -198,7 +201,7 @@ class ParallelPass:
             Rows below ``bottom`` are not looked at.
         top, bottom : int
             The stage's rows.
-        features : array of float32, shape (ceil((bottom - top) / 4), >= ceil(W / 4), channels), or None
+        features : array of int16, shape (>= ceil((bottom - top) / 4), >= ceil(W / 4), channels), or None
         boundary : array of float32, shape (blocks, W + 2, channels), optional
             Receives the masked layers' inputs in the row above the stage, zero where there is none. With
             ``top == bottom`` this is all that is computed.
@@ -216,17 +219,15 @@ class ParallelPass:
         if boundary is not None:
             boundary[:] = 0
         fine = VLAEConfig.FEATURE_PATCH
-        spread = None
-        if features is not None:
-            spread = torch.from_numpy(features).to(self.device)
         y = first
         while y < bottom or (y < top and boundary is not None):
             end = min(y + band, top) if y < top else min(y + band, bottom)
             h = self.window(self._window_rows(image, y, end))
-            if spread is not None and y >= top:
-                rows = torch.arange(y - top, end - top, device=self.device) // fine
-                columns = torch.arange(width, device=self.device) // fine
-                h += spread[rows][:, columns]
+            if features is not None and y >= top:
+                rows = np.arange(y - top, end - top) // fine
+                near = torch.from_numpy(features[rows[0] : rows[-1] + 1]).to(self.device).float()
+                spread = near.repeat_interleave(fine, 1)[:, :width]
+                h += spread[torch.from_numpy(rows - rows[0]).to(self.device)]
             for i, (pointwise, masked) in enumerate(self.blocks):
                 a = h.clamp(0, self.stream_high)
                 if config.spatial:

@@ -191,7 +191,7 @@ class Coder:
         return message, stages, costs
 
     def _intervals(
-        self, image: NDArray[np.uint8], alphabet: Alphabet, stage: Stage, features: NDArray[np.float32] | None,
+        self, image: NDArray[np.uint8], alphabet: Alphabet, stage: Stage, features: NDArray[np.int16] | None,
         costs: Costs, progress: Progress,
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:  # fmt: skip
         """Starts and freqs of a stage's subpixels, shape (rows, W, channels)."""
@@ -354,7 +354,7 @@ class Coder:
 
     def _pop_pixels(
         self, message: Message, image: NDArray[np.uint8], alphabet: Alphabet, stage: Stage,
-        features: NDArray[np.float32] | None, costs: Costs, progress: Progress,
+        features: NDArray[np.int16] | None, costs: Costs, progress: Progress,
     ) -> None:  # fmt: skip
         timer = _Timer(costs)
         rows, width = stage.bottom - stage.top, image.shape[1]
@@ -370,7 +370,7 @@ class Coder:
         timer("wavefront")
 
     def _wavefront(
-        self, message: Message, image: NDArray[np.uint8], stage: Stage, features: NDArray[np.float32] | None,
+        self, message: Message, image: NDArray[np.uint8], stage: Stage, features: NDArray[np.int16] | None,
         alphabet: Alphabet, channels: int,
     ) -> Iterator[tuple[int, int]]:  # fmt: skip
         """The step-by-step pass of a stage in strides; yields the steps done and the stack's size (-1: ran dry)."""
@@ -389,7 +389,7 @@ class Coder:
         scratch = tuple(np.zeros((threads, SCRATCH_ROWS, size), np.float32) for size in sizes)
         params = np.empty((min(rows, width // self.skew + 1), config.outputs), np.int16)
         if features is None:
-            features = np.zeros((0, 0, config.channels), np.float32)
+            features = np.zeros((0, 0, config.channels), np.int16)
         steps = width + self.skew * (rows - 1)
         # Often enough for a progress bar, seldom enough not to cost.
         stride = max(64, steps // 200)

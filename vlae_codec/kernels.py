@@ -310,7 +310,7 @@ def _network_rows(net, image, top, t, skew, first, begin, end, z, ring, boundary
         for i in range(n):
             row = z[(begin + i) // 4, (t - skew * (begin + i)) // 4]
             for c in range(channels):
-                stream[i, c] += row[c]
+                stream[i, c] += np.float32(row[c])
     for block in range(pointwise.shape[0]):
         for i in range(n):
             for c in range(channels):
