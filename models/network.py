@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_codec import cdf
+from vlae_codec.errors import UnsafeModel
 
 from .config import VLAEConfig
 from .decoder import NEIGHBOURS, PIXEL_CENTRE
@@ -41,6 +44,28 @@ def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float3
     """Lowest and highest value of each of the decoder's outputs."""
     low, high = np.array(OUTPUT_LIMITS, np.float32).T
     return np.repeat(low, 3 * mixtures), np.repeat(high, 3 * mixtures)
+
+
+Method = TypeVar("Method", bound=Callable)
+
+
+def exactly(method: Method) -> Method:
+    """Run a method of `ParallelPass` in plain float32, whatever precision the caller has asked torch for.
+
+    TF32, bfloat16 products and autocast would all keep fewer bits of each product than exact sums need.
+    """
+
+    @functools.wraps(method)
+    def wrapped(self: ParallelPass, *args: Any, **kwargs: Any) -> Any:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                return method(self, *args, **kwargs)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return cast(Method, wrapped)
 
 
 class TorchLayer:
@@ -75,8 +100,6 @@ class ParallelPass:
     def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
         self.config = config = model.config
         self.device = torch.device(device)
-        # TF32 keeps 10 bits of each product; the sums would no longer be exact.
-        torch.backends.cuda.matmul.allow_tf32 = False
         layers = model.layers
 
         def load(name: str, low: float, high: float) -> TorchLayer:
@@ -106,10 +129,12 @@ class ParallelPass:
                 load("features.1", -STREAM_LIMIT, STREAM_LIMIT - 1),
             ]
         self.kernels: list[Tensor] = []
-        if self.device.type == "cpu" and config.spatial and config.blocks and torch.backends.mkldnn.is_available():
+        if config.spatial and config.blocks and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
             self.kernels = [self._kernel(masked.weight) for _, masked in self.blocks]
-            if not self._convolution_is_exact():
+            if not self._is_exact():
                 self.kernels = []
+        if config.spatial and config.blocks and not self.kernels and not self._is_exact():
+            raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
 
     def _kernel(self, weight: Tensor) -> Tensor:
         """A masked layer's weights as a 2x3 convolution whose last place is zero."""
@@ -117,15 +142,22 @@ class ParallelPass:
         padded = F.pad(weight, (0, width)).view(width, 2, 3, width).permute(0, 3, 1, 2)
         return padded.contiguous(memory_format=torch.channels_last)
 
-    def _convolution_is_exact(self) -> bool:
-        """Whether this machine's convolution gives the sums themselves, on inputs as large as they come."""
+    @exactly
+    def _is_exact(self) -> bool:
+        """Whether a masked layer gives the sums themselves on this device, on inputs as large as they come.
+
+        The bound on the sums says so for any algorithm that adds up products; this finds the ones that do not.
+        """
         generator = torch.Generator().manual_seed(0)
-        high = self.blocks[0][0].high
-        u = torch.randint(0, int(high) + 1, (9, 34, self.config.channels), generator=generator).float()
+        high = int(self.blocks[0][0].high)
+        u = torch.randint(0, high + 1, (9, 34, self.config.channels), generator=generator)
         u[::2, ::3] = high
-        index = len(self.kernels) - 1
-        by_sum = self._masked_sum(u, index)
-        return torch.equal(by_sum, self._masked_convolution(u, index))
+        taps = [u[1 + dy : 9 + dy, 1 + dx : 33 + dx] for dy, dx in NEIGHBOURS]
+        layer = self.blocks[-1][1]
+        expected = torch.cat(taps, 2) @ layer.weight.cpu().long().t() + layer.bias.cpu().long()
+        on_device = u.float().to(self.device)
+        masked = self._masked_convolution if self.kernels else self._masked_sum
+        return torch.equal(masked(on_device, len(self.blocks) - 1).cpu().long(), expected)
 
     def _masked_convolution(self, u: Tensor, index: int) -> Tensor:
         out = F.conv2d(u.permute(2, 0, 1)[None], self.kernels[index], self.blocks[index][1].bias)
@@ -141,6 +173,7 @@ class ParallelPass:
             out.addmm_(part, layer.weight[:, n * width : (n + 1) * width].t())
         return out.view(rows, columns, width)
 
+    @exactly
     def posterior(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """q(z | x) of a stage's rows.
 
@@ -173,6 +206,7 @@ class ParallelPass:
         """Squares of (H, W, C) as rows (H / side, W / side, side * side * C)."""
         return to_patches(x.permute(2, 0, 1)[None], side)[0].permute(1, 2, 0)
 
+    @exactly
     def features(self, z: NDArray[np.int64]) -> NDArray[np.int16]:
         """The decoder's features of a stage, from z (h, w, z_channels): int16 (4 h, 4 w, channels)."""
         n = VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH
@@ -218,37 +252,49 @@ class ParallelPass:
         above = [torch.zeros(width + 2, config.channels, device=self.device) for _ in self.blocks]
         if boundary is not None:
             boundary[:] = 0
-        fine = VLAEConfig.FEATURE_PATCH
         y = first
         while y < bottom or (y < top and boundary is not None):
             end = min(y + band, top) if y < top else min(y + band, bottom)
-            h = self.window(self._window_rows(image, y, end))
-            if features is not None and y >= top:
-                rows = np.arange(y - top, end - top) // fine
-                near = torch.from_numpy(features[rows[0] : rows[-1] + 1]).to(self.device).float()
-                spread = near.repeat_interleave(fine, 1)[:, :width]
-                h += spread[torch.from_numpy(rows - rows[0]).to(self.device)]
-            for i, (pointwise, masked) in enumerate(self.blocks):
-                a = h.clamp(0, self.stream_high)
-                if config.spatial:
-                    u = torch.zeros(end - y + 1, width + 2, config.channels, device=self.device)
-                    u[0] = above[i]
-                    pointwise.finish(self._pointwise(pointwise, a), u[1:, 1:-1])
-                    above[i] = u[-1]
-                    acc = self._masked_convolution(u, i) if self.kernels else self._masked_sum(u, i)
-                    h += masked.finish(acc)
-                else:
-                    h += masked(pointwise(a))
-            if y >= top:
-                a = self.head1.finish(self._pointwise(self.head1, h.clamp_(0, self.stream_high)))
-                acc = self._pointwise(self.head2, a)
-                acc.mul_(self.head2.scale).floor_()
-                out = torch.minimum(torch.maximum(acc, self.out_low), self.out_high)
-                yield y, out.to(torch.int16).cpu().numpy()
+            params = self._band(image, y, end, top, features, above)
+            if params is not None:
+                yield y, params
             y = end
             if y == top and boundary is not None:
                 for i, row in enumerate(above):
                     boundary[i] = row.cpu().numpy()
+
+    @exactly
+    def _band(
+        self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
+        above: list[Tensor],
+    ) -> NDArray[np.int16] | None:  # fmt: skip
+        """Parameters of rows y to end - 1, None for rows of the halo; updates the masked layers' rows above."""
+        config, width = self.config, image.shape[1]
+        h = self.window(self._window_rows(image, y, end))
+        if features is not None and y >= top:
+            fine = VLAEConfig.FEATURE_PATCH
+            rows = np.arange(y - top, end - top) // fine
+            near = torch.from_numpy(features[rows[0] : rows[-1] + 1]).to(self.device).float()
+            spread = near.repeat_interleave(fine, 1)[:, :width]
+            h += spread[torch.from_numpy(rows - rows[0]).to(self.device)]
+        for i, (pointwise, masked) in enumerate(self.blocks):
+            a = h.clamp(0, self.stream_high)
+            if config.spatial:
+                u = torch.zeros(end - y + 1, width + 2, config.channels, device=self.device)
+                u[0] = above[i]
+                pointwise.finish(self._pointwise(pointwise, a), u[1:, 1:-1])
+                above[i] = u[-1].clone()
+                acc = self._masked_convolution(u, i) if self.kernels else self._masked_sum(u, i)
+                h += masked.finish(acc)
+            else:
+                h += masked(pointwise(a))
+        if y < top:
+            return None
+        a = self.head1.finish(self._pointwise(self.head1, h.clamp_(0, self.stream_high)))
+        acc = self._pointwise(self.head2, a)
+        acc.mul_(self.head2.scale).floor_()
+        out = torch.minimum(torch.maximum(acc, self.out_low), self.out_high)
+        return out.to(torch.int16).cpu().numpy()
 
     def _pointwise(self, layer: TorchLayer, rows: Tensor) -> Tensor:
         """Sums of a 1x1 layer on (H, W, C); a convolution where that is exact and faster than a product."""

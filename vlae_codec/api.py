@@ -74,7 +74,6 @@ def compress(
         if data is None or len(other) < len(data):
             data = other
     if verify:
-        # decompress compares the digest of the pixels; the metadata is compared here.
         again = decompress(data, model, progress=progress)
         if again.mode != image.mode or imaging.digest_of(again) != header.digest:
             raise VerificationFailed("the decoded image differs from the one given; please report this with the image")

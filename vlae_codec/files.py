@@ -50,7 +50,7 @@ def write_bytes(path: str, data: bytes, force: bool = False) -> None:
         sys.stdout.buffer.flush()
         return
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".vlae-", suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

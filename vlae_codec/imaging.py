@@ -15,8 +15,18 @@ from PIL import Image
 from .container import MAX_PIXELS, FallbackKind, PixelKind, pixel_digest
 from .errors import CorruptFile, UnsupportedImage
 
-#: Entries of ``Image.info`` that are kept. Sizes of JPEG tables and the like say nothing of the picture.
-KEPT = ("icc_profile", "exif", "xmp", "dpi", "gamma", "srgb", "chromaticity", "transparency", "comment")
+#: Entries of ``Image.info`` that are kept, and what they are made of: a PNG may hold text under any of these names.
+KEPT: dict[str, tuple[type, ...]] = {
+    "icc_profile": (bytes,),
+    "exif": (bytes,),
+    "xmp": (bytes,),
+    "dpi": (tuple,),
+    "gamma": (float, int),
+    "srgb": (int,),
+    "chromaticity": (tuple,),
+    "transparency": (bytes, int, tuple),
+    "comment": (bytes, str),
+}
 #: Modes that PNG and WebP hold exactly.
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 WEBP_MODES = ("RGB", "RGBA")
@@ -35,8 +45,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
             check_size(image.size, name)
             if getattr(image, "n_frames", 1) > 1:
                 raise UnsupportedImage(f"{name} has {image.n_frames} frames, expected one")  # type: ignore[attr-defined]
-            if image.format == "PNG" and data[24:25] == b"\x10" and image.mode not in ("I;16", "I;16B"):
-                raise UnsupportedImage(f"{name} has 16 bits per channel in colour, which Pillow would round to 8")
+            if _is_rounded(image):
+                raise UnsupportedImage(f"{name} has more than 8 bits per channel, which Pillow would round to 8")
             image.load()
     except UnsupportedImage:
         raise
@@ -46,6 +56,16 @@ def open_image(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, zlib.error) as error:
         raise UnsupportedImage(f"{name} cannot be read as an image: {error}") from None
     return image
+
+
+def _is_rounded(image: Image.Image) -> bool:
+    """Whether Pillow will read more bits per channel from the file than the image's mode holds."""
+    if image.mode.startswith(("I", "F")):
+        return False
+    tiles = getattr(image, "tile", None) or []
+    arguments = [part for tile in tiles for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    # Raw modes such as RGB;16B, and the largest value of a PPM.
+    return any(";16" in part if isinstance(part, str) else tiles[0][0] == "ppm" and part > 255 for part in arguments)
 
 
 def check_size(size: tuple[int, int], name: str) -> None:
@@ -86,9 +106,8 @@ def _palette_of(image: Image.Image) -> bytes:
 
 def metadata_of(image: Image.Image) -> dict[str, Any]:
     """The kept entries of ``Image.info``, and PNG text, as values that JSON holds."""
-    kept = {key: image.info[key] for key in KEPT if key in image.info}
-    text = {key: str(value) for key, value in getattr(image, "text", {}).items()}
-    encoded = {key: value for key, value in ((k, _to_json(v)) for k, v in kept.items()) if value is not None}
+    encoded = {key: _to_json(image.info[key]) for key, kinds in KEPT.items() if isinstance(image.info.get(key), kinds)}
+    text = {key: str(value) for key, value in getattr(image, "text", {}).items() if key not in KEPT}
     if text:
         encoded["text"] = text
     return encoded
@@ -98,8 +117,8 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
     if isinstance(value, tuple):
-        return [float(v) if not isinstance(v, int) else v for v in value]
-    return value if isinstance(value, (int, float, str)) else None
+        return [v if isinstance(v, int) else float(v) for v in value]
+    return value
 
 
 def restore_metadata(image: Image.Image, metadata: dict[str, Any]) -> None:
@@ -111,7 +130,10 @@ def restore_metadata(image: Image.Image, metadata: dict[str, Any]) -> None:
             elif key in KEPT:
                 if isinstance(value, dict):
                     value = base64.b64decode(value["bytes"], validate=True)
-                image.info[key] = tuple(value) if isinstance(value, list) else value
+                value = tuple(value) if isinstance(value, list) else value
+                if not isinstance(value, KEPT[key]):
+                    raise ValueError(f"{key} is {value!r}")
+                image.info[key] = value
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFile(f"the metadata cannot be restored: {error}") from None
 

@@ -91,7 +91,6 @@ class CropStream(IterableDataset[Batch]):
         self.last = last
 
     def __iter__(self) -> Iterator[Batch]:
-        torch.set_num_threads(1)
         for index in range(self.first, self.last):
             rng = np.random.default_rng([self.seed, index])
             crops, lows, highs, channels = zip(*(self._sample(rng) for _ in range(self.batch)), strict=True)

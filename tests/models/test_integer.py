@@ -169,6 +169,30 @@ def test_a_convolution_that_rounds_is_not_used(monkeypatch: pytest.MonkeyPatch) 
     assert ParallelPass(tiny()).kernels == []
 
 
+def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_masked_convolution", "_masked_sum"):
+        original = getattr(ParallelPass, name)
+        monkeypatch.setattr(ParallelPass, name, lambda *a, f=original: f(*a) * (1 + 2.0**-20))
+    with pytest.raises(UnsafeModel, match="does not sum integers exactly"):
+        ParallelPass(tiny())
+
+
+def test_the_callers_precision_does_not_matter() -> None:
+    image = picture("noise", 40, 64)
+    parallel = ParallelPass(tiny())
+    plain = params_of(parallel, image, 0, 40, None)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            assert np.array_equal(params_of(parallel, image, 0, 40, None), plain)
+            parallel.kernels = []
+            assert np.array_equal(params_of(parallel, image, 0, 40, None), plain)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_the_gpu_gives_the_same_integers() -> None:
     image = picture("noise", 40, 64)

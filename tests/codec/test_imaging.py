@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import picture
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import vlae_codec
+from vlae_codec import CorruptFile, Model, UnsupportedImage, imaging
+from vlae_codec.container import FallbackKind
+
+
+def png_16_bit_rgb() -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    rows = b"".join(b"\0" + np.arange(12, dtype=">u2").tobytes() for _ in range(4))
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [png_16_bit_rgb(), b"P6 2 2 65535\n" + bytes(range(24)), b"P6 2 2 1023\n" + bytes(range(24))],
+    ids=["png", "ppm", "ppm-10-bit"],
+)
+def test_what_pillow_would_round_is_refused(data: bytes) -> None:
+    with pytest.raises(UnsupportedImage, match="more than 8 bits"):
+        imaging.open_image(data, "deep")
+
+
+def test_16_bit_grey_is_kept(tiny_model: Model) -> None:
+    values = np.arange(0, 65536, 41, dtype=np.uint16)[:1500].reshape(30, 50)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    image = imaging.open_image(buffer.getvalue(), "grey")
+    restored = vlae_codec.decompress(vlae_codec.compress(image, tiny_model), tiny_model)
+    assert np.array_equal(np.asarray(restored), values)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(imaging.encode_output(restored, ".png")))), values)
+
+
+def test_text_that_is_named_like_metadata_does_no_harm(tiny_model: Model) -> None:
+    text = PngInfo()
+    for name in ("dpi", "transparency", "icc_profile", "Author"):
+        text.add_text(name, "words")
+    buffer = io.BytesIO()
+    Image.fromarray(picture("smooth", 8, 8)).save(buffer, "PNG", pnginfo=text)
+    image = imaging.open_image(buffer.getvalue(), "named")
+    restored = vlae_codec.decompress(vlae_codec.compress(image, tiny_model), tiny_model)
+    with Image.open(io.BytesIO(imaging.encode_output(restored, ".png"))) as again:
+        assert again.info["Author"] == "words"
+        assert "transparency" not in restored.info
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"dpi": "x"}, {"exif": {"bytes": "%"}}, {"exif": {}}, {"text": 5}, {"gamma": "1"}, {"icc_profile": [1]}],
+)
+def test_metadata_of_another_form_is_refused(metadata: dict) -> None:
+    with pytest.raises(CorruptFile, match="metadata"):
+        imaging.restore_metadata(Image.new("L", (1, 1)), metadata)
+
+
+def test_every_fallback_is_read_back_and_checked() -> None:
+    image = Image.fromarray(picture("smooth", 11, 9))
+    png = imaging._saved(image, "PNG")
+    webp = imaging._saved(image, "WEBP", lossless=True, exact=True)
+    raw = imaging._raw(image)
+    for kind, data in ((FallbackKind.PNG, png), (FallbackKind.WEBP, webp), (FallbackKind.DEFLATE, raw)):
+        assert imaging.read_fallback(kind, data, "RGB", (9, 11)).tobytes() == image.tobytes()
+        with pytest.raises(CorruptFile):
+            imaging.read_fallback(kind, data, "RGB", (9, 12))
+        with pytest.raises(CorruptFile):
+            imaging.read_fallback(kind, data[: len(data) // 2], "RGB", (9, 11))
+        with pytest.raises(CorruptFile):
+            imaging.read_fallback(kind, data, "nonsense", (9, 11))
+
+
+def test_a_deflated_bomb_is_not_inflated() -> None:
+    bomb = zlib.compress(b"\0\0" + bytes(1 << 26))
+    with pytest.raises(CorruptFile, match="expected 99"):
+        imaging.read_fallback(FallbackKind.DEFLATE, bomb, "L", (9, 11))
+
+
+def test_sizes_beyond_the_limit_are_refused() -> None:
+    with pytest.raises(UnsupportedImage, match="0 x 5 pixels"):
+        imaging.check_size((0, 5), "it")
+    header = b"P5 40000 40000 255\n"
+    with pytest.raises(UnsupportedImage, match=r"40000 x 40000 pixels|exceeds limit"):
+        imaging.open_image(header, "huge")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import picture, vlae_file
+from PIL import Image
+from vlae_codec.cli import main
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.likelihood import BEYOND, gradient_predictor, log_likelihood
+from vlae_codec.models.training.data import CropStream, bin_edges, load_pictures, stretch
+from vlae_codec.models.training.evaluate import folder_elbo, picture_elbo
+from vlae_codec.models.training.export import export_model, load_average, without_z
+from vlae_codec.models.training.loop import Progress, Schedule, Trainer
+from vlae_codec.models.vlae import VLAE
+
+import vlae_codec
+from vlae_codec.errors import UnknownModel, UnsupportedImage
+from vlae_codec.schedule import StageKind
+
+SMALL = VLAEConfig(channels=8, blocks=1, mixtures=2, z_channels=2, z_hidden=8)
+SHORT = Schedule(steps=30, warmup=3, decay=10, batch=2, crop=32, z_from=10, bfloat16=False, average=0.9)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for i in range(3):
+        Image.fromarray(picture("smooth", 128, 140, i)).save(path / f"{i}.png")
+    return path
+
+
+def train(
+    folder: Path, output: Path, until: int | None = None, schedule: Schedule = SHORT
+) -> tuple[Trainer, list[Progress]]:
+    reports: list[Progress] = []
+    trainer = Trainer(SMALL, schedule, output)
+    trainer.run([folder], reports.append, until=until)
+    return trainer, reports
+
+
+def test_training_lowers_the_rate_and_z_joins(folder: Path, tmp_path: Path) -> None:
+    trainer, reports = train(folder, tmp_path / "run")
+    assert [r.step for r in reports] == list(range(1, 31))
+    assert reports[-1].pixels < reports[2].pixels - 0.15
+    assert reports[9].kl == 0.0
+    assert reports[-1].kl > 0.0
+    assert trainer.path.exists()
+
+
+def test_a_resumed_run_is_the_run_that_was_never_stopped(folder: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    whole, _ = train(folder, tmp_path / "whole")
+    train(folder, tmp_path / "parts", until=14)
+    parts, _ = train(folder, tmp_path / "parts")
+    for a, b in zip(whole.average.parameters(), parts.average.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    train(folder, tmp_path / "run", until=5)
+    with pytest.raises(UnknownModel, match="schedule"):
+        Trainer(SMALL, Schedule(steps=31), tmp_path / "run")
+    with pytest.raises(UnknownModel, match="configuration"):
+        Trainer(VLAEConfig(channels=4), SHORT, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"nothing")
+    with pytest.raises(UnknownModel, match="not a checkpoint"):
+        Trainer(SMALL, SHORT, tmp_path / "run")
+
+
+def test_integers_code_as_short_as_the_float_model(folder: Path, tmp_path: Path) -> None:
+    trainer, _ = train(folder, tmp_path / "run")
+    model, about = load_average(trainer.path)
+    assert about["step"] == 30
+    name = tmp_path / "mine.safetensors"
+    image = Image.fromarray(picture("smooth", 96, 96, seed=9))
+    pixels, kl = picture_elbo(model, np.asarray(image), with_z=False)
+    assert kl == 0.0
+    for variant, way in ((model, StageKind.WITHOUT_Z), (without_z(model), StageKind.WITHOUT_Z)):
+        name.write_bytes(export_model(variant, [folder]).to_bytes())
+        what = vlae_codec.info(vlae_file(image, way, vlae_codec.load_model(name, "cpu")))
+        assert what["elbo_bits"] / what["pixels"] == pytest.approx(pixels, rel=0.003)
+    assert set(folder_elbo(model, folder)) == {"0.png", "1.png", "2.png"}
+
+
+def test_train_and_export_commands(folder: Path, tmp_path: Path) -> None:
+    run, name, out = tmp_path / "run", tmp_path / "mine.safetensors", tmp_path / "x.vlae"
+    runner = CliRunner()
+    arguments = ["train", "--data", folder, "-o", run, "--steps", 50, "--decay", 10, "--batch", 1, "--crop", 32,
+                 "--channels", 8, "--blocks", 1, "--z-channels", 2, "--device", "cpu"]  # fmt: skip
+    result = runner.invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    assert "step 50/50" in result.output
+    result = runner.invoke(main, ["export", str(run / "checkpoint.pt"), "-o", str(name), "--data", str(folder)])
+    assert result.exit_code == 0, result.output
+    result = runner.invoke(main, ["compress", str(folder / "1.png"), "-o", str(out), "-m", str(name)])
+    assert result.exit_code == 0, result.output
+    result = runner.invoke(main, ["train", "--data", str(tmp_path / "run"), "-o", str(tmp_path / "b")])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "no pictures found" in result.output
+
+
+def test_likelihoods_of_all_values_sum_to_one() -> None:
+    torch.manual_seed(0)
+    values = np.array([0, 3, 4, 100, 101, 255])
+    low, high = (torch.from_numpy(edges)[torch.from_numpy(values)] for edges in bin_edges(values))
+    params = torch.randn(len(values), 24, 1, 1)
+    params[:] = params[:1]
+    params[:, 12:18] += 3
+    for channel in range(3):
+        x = torch.full((len(values), 3, 1, 1), 90.0)
+        x[:, channel, 0, 0] = torch.from_numpy(values).float()
+        edges = [torch.full_like(x, sign * BEYOND) for sign in (-1, 1)]
+        for edge, bound in zip(edges, (low, high), strict=True):
+            edge[:, channel, 0, 0] = bound
+        logs = log_likelihood(params, x, torch.full_like(x, 80.0), *edges)
+        assert float(logs[:, channel].exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_gradient_predictor() -> None:
+    x = torch.tensor([[10.0, 20.0, 30.0], [12.0, 22.0, 50.0]])[None, None]
+    assert gradient_predictor(x)[0, 0].tolist() == [[128, 10, 20], [10, 20, 30]]
+    x = torch.tensor([[10.0, 90.0], [15.0, 0.0]])[None, None]
+    assert gradient_predictor(x)[0, 0, 1, 1] == 90
+
+
+def test_batches_depend_on_seed_and_number_alone(folder: Path) -> None:
+    pictures = load_pictures([folder], 32)
+    whole = list(CropStream(pictures, 32, 4, 7, 0, 6))
+    later = list(CropStream(pictures, 32, 4, 7, 4, 6))
+    other = list(CropStream(pictures, 32, 4, 8, 4, 6))
+    assert torch.equal(whole[4].x, later[0].x)
+    assert torch.equal(whole[5].low, later[1].low)
+    assert not torch.equal(other[0].x, later[0].x)
+
+
+def test_stretched_crops_only_hold_the_values_they_name() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        crop, values = stretch(picture("noise", 20, 20), rng)
+        for c in range(3):
+            assert set(np.unique(crop[..., c])) <= set(values[c].tolist())
+
+
+def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedImage, match="no pictures found"):
+        load_pictures([tmp_path], 32)
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    with pytest.raises(UnsupportedImage, match="32 pixels a side"):
+        load_pictures([tmp_path], 32)
+
+
+def test_z_changes_what_the_decoder_expects() -> None:
+    torch.manual_seed(0)
+    model = VLAE(SMALL)
+    with torch.no_grad():
+        model.features.weight2.normal_()
+    x = torch.from_numpy(picture("smooth", 32, 32)).permute(2, 0, 1)[None].float()
+    edges = torch.full_like(x, -BEYOND), torch.full_like(x, BEYOND)
+    low, high = x - 0.5, x + 0.5
+    with_z, kl = model.log_likelihood_and_kl(x, low, high)
+    without, no_kl = model.log_likelihood_and_kl(x, low, high, torch.tensor([False]))
+    assert not torch.allclose(with_z, without)
+    assert kl.sum().item() > 0
+    assert no_kl.sum().item() == 0
+    assert model(x, *edges, torch.tensor([3])).pixels.item() == pytest.approx(0.0, abs=1e-3)
