@@ -1,6 +1,6 @@
-"""The integer model's parallel pass, by torch on CPU or GPU: whole bands of rows, stage by stage.
+"""The integer model's parallel pass: whole bands of rows, stage by stage, by torch or by compiled loops.
 
-`vlae_codec.kernels` holds the step-by-step pass for decoding. Both give the same integers, because every sum is exact.
+`models.compiled` also holds the step-by-step pass for decoding. All give the same integers, as every sum is exact.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import get_num_threads
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_codec import cdf
 from vlae_codec.errors import UnsafeModel
 
+from .compiled import network_arrays, network_band, output_limits, scratch_arrays, single_threaded_products
 from .config import VLAEConfig
 from .decoder import NEIGHBOURS, PIXEL_CENTRE
 from .encoder import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, to_patches
-from .integer import OUTPUT_LIMITS, STREAM_LIMIT, IntegerLayer, IntegerModel
+from .integer import STREAM_LIMIT, IntegerLayer, IntegerModel
 from .likelihood import gradient_predictor
 from .prior import PRIOR_LOG_STD_MAX, PRIOR_LOG_STD_MIN, PRIOR_MEAN_MAX, prior_offsets
 
@@ -38,12 +40,6 @@ PRIOR_SCALE_LIMITS = (
     int((PRIOR_LOG_STD_MIN - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
     int((PRIOR_LOG_STD_MAX - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
 )
-
-
-def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lowest and highest value of each of the decoder's outputs."""
-    low, high = np.array(OUTPUT_LIMITS, np.float32).T
-    return np.repeat(low, 3 * mixtures), np.repeat(high, 3 * mixtures)
 
 
 Method = TypeVar("Method", bound=Callable)
@@ -68,19 +64,21 @@ def exactly(method: Method) -> Method:
     return cast(Method, wrapped)
 
 
+Limit = float | NDArray[np.float32]
+
+
 class TorchLayer:
     """An integer layer on a device; rows are the last dimension."""
 
-    def __init__(self, layer: IntegerLayer, device: torch.device, out_low: float, out_high: float) -> None:
+    def __init__(self, layer: IntegerLayer, device: torch.device, out_low: Limit, out_high: Limit) -> None:
         self.weight = torch.from_numpy(layer.weight.astype(np.float32)).to(device)
         self.bias = torch.from_numpy(layer.bias.astype(np.float32)).to(device)
         self.scale = torch.from_numpy(layer.scale).to(device)
-        self.low, self.high = out_low, out_high
+        self.low, self.high = torch.as_tensor(out_low, device=device), torch.as_tensor(out_high, device=device)
 
-    def finish(self, acc: Tensor, out: Tensor | None = None) -> Tensor:
+    def finish(self, acc: Tensor) -> Tensor:
         """floor(acc * scale), clamped to what the next layer takes."""
-        acc.mul_(self.scale).floor_()
-        return torch.clamp(acc, self.low, self.high, out=acc if out is None else out)
+        return torch.clamp(acc.mul_(self.scale).floor_(), self.low, self.high)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The layer on rows (..., inputs)."""
@@ -98,11 +96,15 @@ class ParallelPass:
     """
 
     def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
+        self.model = model
         self.config = config = model.config
+        #: Bands by compiled loops rather than by torch.
+        self.compiled = device == "cpu"
+        self.arrays = network_arrays(model)
         self.device = torch.device(device)
         layers = model.layers
 
-        def load(name: str, low: float, high: float) -> TorchLayer:
+        def load(name: str, low: Limit, high: Limit) -> TorchLayer:
             return TorchLayer(layers[name], self.device, low, high)
 
         def into(name: str) -> tuple[float, float]:
@@ -118,9 +120,7 @@ class ParallelPass:
             for i in range(config.blocks)
         ]
         self.head1 = load("decoder.head1", *into("decoder.head2"))
-        self.head2 = load("decoder.head2", 0, 0)
-        low, high = output_limits(config.mixtures)
-        self.out_low, self.out_high = torch.from_numpy(low).to(self.device), torch.from_numpy(high).to(self.device)
+        self.head2 = load("decoder.head2", *output_limits(config.mixtures))
         if config.z_channels:
             self.encoder = [load(f"encoder.{i}", *into(f"encoder.{i + 1}")) for i in range(3)]
             self.encoder.append(load("encoder.3", -(2.0**24), 2.0**24))
@@ -129,18 +129,8 @@ class ParallelPass:
                 load("features.1", -STREAM_LIMIT, STREAM_LIMIT - 1),
             ]
         self.kernels: list[Tensor] = []
-        if config.spatial and config.blocks and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            self.kernels = [self._kernel(masked.weight) for _, masked in self.blocks]
-            if not self._is_exact():
-                self.kernels = []
-        if config.spatial and config.blocks and not self.kernels and not self._is_exact():
+        if self.blocks and config.spatial and not self._is_exact():
             raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
-
-    def _kernel(self, weight: Tensor) -> Tensor:
-        """A masked layer's weights as a 2x3 convolution whose last place is zero."""
-        width = self.config.channels
-        padded = F.pad(weight, (0, width)).view(width, 2, 3, width).permute(0, 3, 1, 2)
-        return padded.contiguous(memory_format=torch.channels_last)
 
     @exactly
     def _is_exact(self) -> bool:
@@ -155,13 +145,8 @@ class ParallelPass:
         taps = [u[1 + dy : 9 + dy, 1 + dx : 33 + dx] for dy, dx in NEIGHBOURS]
         layer = self.blocks[-1][1]
         expected = torch.cat(taps, 2) @ layer.weight.cpu().long().t() + layer.bias.cpu().long()
-        on_device = u.float().to(self.device)
-        masked = self._masked_convolution if self.kernels else self._masked_sum
-        return torch.equal(masked(on_device, len(self.blocks) - 1).cpu().long(), expected)
-
-    def _masked_convolution(self, u: Tensor, index: int) -> Tensor:
-        out = F.conv2d(u.permute(2, 0, 1)[None], self.kernels[index], self.blocks[index][1].bias)
-        return out[0].permute(1, 2, 0)
+        got = self._masked_sum(u.float().to(self.device), len(self.blocks) - 1)
+        return torch.equal(got.cpu().long(), expected)
 
     def _masked_sum(self, u: Tensor, index: int) -> Tensor:
         """The masked layer of padded rows (rows + 1, W + 2, C) as one product per neighbour."""
@@ -247,28 +232,46 @@ class ParallelPass:
         config = self.config
         width = image.shape[1]
         halo = config.blocks if config.spatial else 0
-        first = max(0, top - halo)
         band = max(1, BAND_PIXELS // width)
-        above = [torch.zeros(width + 2, config.channels, device=self.device) for _ in self.blocks]
+        compute = self._compiled_band if self.compiled else self._band
+        above = np.zeros((config.blocks, width + 2, config.channels), np.float32)
         if boundary is not None:
             boundary[:] = 0
-        y = first
+        y = max(0, top - halo)
         while y < bottom or (y < top and boundary is not None):
             end = min(y + band, top) if y < top else min(y + band, bottom)
-            params = self._band(image, y, end, top, features, above)
-            if params is not None:
+            params = compute(image, y, end, top, features, above)
+            if y >= top:
                 yield y, params
             y = end
             if y == top and boundary is not None:
-                for i, row in enumerate(above):
-                    boundary[i] = row.cpu().numpy()
+                boundary[:] = above
+
+    def _compiled_band(
+        self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
+        above: NDArray[np.float32],
+    ) -> NDArray[np.int16]:  # fmt: skip
+        """`_band` by compiled loops, faster than torch on a CPU."""
+        config, width = self.config, image.shape[1]
+        rows, threads = end - y, get_num_threads()
+        params = np.empty((rows, width, config.outputs), np.int16)
+        stream = np.empty((rows * width, config.channels), np.float32)
+        padded = np.zeros((rows + 1, (width + 2) * config.channels), np.float32)
+        if features is None:
+            features = np.zeros((0, 0, config.channels), np.int16)
+        with single_threaded_products():
+            network_band(
+                self.arrays, image, y, top, features, above, stream, padded, scratch_arrays(self.model, threads),
+                params.reshape(rows * width, -1), threads,
+            )  # fmt: skip
+        return params
 
     @exactly
     def _band(
         self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
-        above: list[Tensor],
-    ) -> NDArray[np.int16] | None:  # fmt: skip
-        """Parameters of rows y to end - 1, None for rows of the halo; updates the masked layers' rows above."""
+        above: NDArray[np.float32],
+    ) -> NDArray[np.int16]:  # fmt: skip
+        """Parameters of rows y to end - 1; ``above`` becomes the masked layers' inputs in the last of them."""
         config, width = self.config, image.shape[1]
         h = self.window(self._window_rows(image, y, end))
         if features is not None and y >= top:
@@ -278,30 +281,16 @@ class ParallelPass:
             spread = near.repeat_interleave(fine, 1)[:, :width]
             h += spread[torch.from_numpy(rows - rows[0]).to(self.device)]
         for i, (pointwise, masked) in enumerate(self.blocks):
-            a = h.clamp(0, self.stream_high)
+            u = pointwise(h.clamp(0, self.stream_high))
             if config.spatial:
-                u = torch.zeros(end - y + 1, width + 2, config.channels, device=self.device)
-                u[0] = above[i]
-                pointwise.finish(self._pointwise(pointwise, a), u[1:, 1:-1])
-                above[i] = u[-1].clone()
-                acc = self._masked_convolution(u, i) if self.kernels else self._masked_sum(u, i)
-                h += masked.finish(acc)
+                padded = F.pad(u, (0, 0, 1, 1, 1, 0))
+                padded[0] = torch.from_numpy(above[i]).to(self.device)
+                above[i] = padded[-1].cpu().numpy()
+                h += masked.finish(self._masked_sum(padded, i))
             else:
-                h += masked(pointwise(a))
-        if y < top:
-            return None
-        a = self.head1.finish(self._pointwise(self.head1, h.clamp_(0, self.stream_high)))
-        acc = self._pointwise(self.head2, a)
-        acc.mul_(self.head2.scale).floor_()
-        out = torch.minimum(torch.maximum(acc, self.out_low), self.out_high)
+                h += masked(u)
+        out = self.head2.finish(F.linear(self.head1(h.clamp_(0, self.stream_high)), self.head2.weight, self.head2.bias))
         return out.to(torch.int16).cpu().numpy()
-
-    def _pointwise(self, layer: TorchLayer, rows: Tensor) -> Tensor:
-        """Sums of a 1x1 layer on (H, W, C); a convolution where that is exact and faster than a product."""
-        if self.kernels:
-            out = F.conv2d(rows.permute(2, 0, 1)[None], layer.weight[:, :, None, None], layer.bias)
-            return out[0].permute(1, 2, 0)
-        return F.linear(rows, layer.weight, layer.bias)
 
     def _window_rows(self, image: NDArray[np.uint8], top: int, bottom: int) -> Tensor:
         """Inputs of the first layer, (rows, W, 3 * taps + 3): the window's pixels and the prediction, less 128."""

@@ -11,21 +11,18 @@ import torch
 from numba import config as numba_config
 from numba import get_num_threads, set_num_threads
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from . import cdf, kernels
 from .ans import Message
 from .errors import CorruptFile, EmptyMessage
+from .models.compiled import RING, scratch_arrays, single_threaded_products
 from .models.config import VLAEConfig
-from .models.decoder import NEIGHBOURS
-from .models.integer import STREAM_LIMIT, IntegerLayer, IntegerModel
-from .models.network import ParallelPass, PriorPass, output_limits
+from .models.integer import IntegerModel
+from .models.network import ParallelPass, PriorPass
 from .schedule import Stage, StageKind, affordable_rows, wavefront
 
 #: Called with the pixels done since the last call.
 Progress = Callable[[int], None]
-#: Pixels of a row part that one thread takes through the step-by-step network at once.
-SCRATCH_ROWS = 256
 #: Subpixels below which every way of coding z is tried, and the smallest kept.
 SMALL = 3 * 192 * 192
 
@@ -118,7 +115,6 @@ class Coder:
         self.parallel = ParallelPass(model, device)
         self.prior = PriorPass(model) if config.z_channels else None
         self.skew = config.window_right + 1
-        self._net = self._compiled_arrays()
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 
@@ -379,29 +375,24 @@ class Coder:
         boundary = np.zeros((config.blocks, width + 2, config.channels), np.float32)
         for _ in self.parallel.bands(image, stage.top, stage.top, None, boundary):
             pass
-        ring = np.zeros((config.blocks, rows if config.spatial else 1, kernels.RING, config.channels), np.float32)
+        ring = np.zeros((config.blocks, rows if config.spatial else 1, RING, config.channels), np.float32)
         threads = get_num_threads()
-        neighbours = len(NEIGHBOURS) if config.spatial else 1
-        sizes = (
-            3 * len(config.window_offsets) + 3, neighbours * config.channels, config.channels, config.channels,
-            config.channels, config.outputs,
-        )  # fmt: skip
-        scratch = tuple(np.zeros((threads, SCRATCH_ROWS, size), np.float32) for size in sizes)
+        scratch = scratch_arrays(self.model, threads)
         params = np.empty((min(rows, width // self.skew + 1), config.outputs), np.int16)
         if features is None:
             features = np.zeros((0, 0, config.channels), np.int16)
         steps = width + self.skew * (rows - 1)
         # Often enough for a progress bar, seldom enough not to cost.
         stride = max(64, steps // 200)
-        # The threads each run their own small products, so the BLAS must not start more.
-        with threadpool_limits(1, user_api="blas"):
-            for begin in range(0, steps, stride):
-                end = min(begin + stride, steps)
-                yield end, kernels.pop_wavefront(
-                    self._net, message.heads, message.words, message.size, image, stage.top, stage.bottom,
+        for begin in range(0, steps, stride):
+            end = min(begin + stride, steps)
+            with single_threaded_products():
+                size = kernels.pop_wavefront(
+                    self.parallel.arrays, message.heads, message.words, message.size, image, stage.top, stage.bottom,
                     features, ring, boundary, scratch, params, begin, end, self.skew, threads, channels,
                     alphabet.ranks, alphabet.middles, alphabet.counts, alphabet.values,
                 )  # fmt: skip
+            yield end, size
 
     def network_seconds(self, image: NDArray[np.uint8]) -> float:
         """How long the step-by-step network alone takes for an image, nothing popped; for benchmarks."""
@@ -410,43 +401,6 @@ class Coder:
         for _ in self._wavefront(Message(1), image, stage, None, Alphabet.of(image, 3), 0):
             pass
         return time.perf_counter() - begun
-
-    def _compiled_arrays(self) -> tuple:
-        """The decoder's layers as the step-by-step kernels take them."""
-        config, layers = self.config, self.model.layers
-
-        def weight(layer: IntegerLayer) -> NDArray[np.float32]:
-            return np.ascontiguousarray(layer.weight.T.astype(np.float32))
-
-        def affine(layer: IntegerLayer) -> NDArray[np.float32]:
-            return np.stack([layer.bias.astype(np.float32), layer.scale])
-
-        def stacked(kind: str, inputs: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            chosen = [layers[f"decoder.block{i}.{kind}"] for i in range(config.blocks)]
-            if not chosen:
-                return np.zeros((0, inputs, config.channels), np.float32), np.zeros((0, 2, config.channels), np.float32)
-            return np.stack([weight(layer) for layer in chosen]), np.stack([affine(layer) for layer in chosen])
-
-        window, head1, head2 = (layers[f"decoder.{name}"] for name in ("window", "head1", "head2"))
-        low, high = output_limits(config.mixtures)
-        limits = np.array(
-            [
-                head1.high,
-                layers["decoder.block0.masked"].high if config.blocks else 0,
-                head2.high,
-                STREAM_LIMIT,
-            ],
-            np.float32,
-        )
-        return (
-            np.array(config.window_offsets, np.int64),
-            weight(window), affine(window),
-            *stacked("pointwise", config.channels),
-            *stacked("masked", config.channels * (len(NEIGHBOURS) if config.spatial else 1)),
-            weight(head1), affine(head1),
-            weight(head2), np.concatenate([affine(head2), low[None], high[None]]),
-            limits, config.spatial,
-        )  # fmt: skip
 
 
 def set_threads(count: int) -> None:

@@ -1,9 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, call-overload"
-"""Compiled loops: intervals of pixels, pushes and pops in wavefront order, and the step-by-step network.
-
-All arithmetic is on integers, or on float32 that holds integers exactly, so nothing depends on the machine. fastmath
-stays off: a layer's one multiplication must round as IEEE 754 says.
-"""
+"""Compiled loops: intervals of pixels, and pushes and pops in wavefront order. All arithmetic is on integers."""
 
 from __future__ import annotations
 
@@ -29,6 +25,7 @@ from .cdf import (
     Z_MEAN_STEPS,
     Z_MIN,
 )
+from .models.compiled import network_rows, predict
 
 _HEAD_MIN = 1 << 31
 _RENORM_SHIFT = 63 - PRECISION
@@ -43,10 +40,6 @@ _EXP_LAST = len(EXP) - 1
 _WEIGHT_TOTAL = 1 << WEIGHT_BITS
 _SIGMOID = SIGMOID.astype(np.int64)
 _SUM_BITS = TABLE_BITS + WEIGHT_BITS
-
-#: Columns of each row whose activations the step-by-step pass keeps: the five neighbours of the row below lag behind
-#: by at most window_right + 2 columns, and a power of two makes the place of a column a mask.
-RING = 16
 
 
 @njit(cache=True, inline="always")
@@ -100,27 +93,6 @@ def _cumulative(j, count, middles, k, mean, inverse, weight):
     return (_below(np.int64(middles[j]) * _HALF, k, mean, inverse, weight) * (_TOTAL - count) >> _SUM_BITS) + j
 
 
-@njit(cache=True, inline="always")
-def _gradient(west, north, corner):
-    low, high = min(west, north), max(west, north)
-    return min(max(west + north - corner, low), high)
-
-
-@njit(cache=True, inline="always")
-def _predict(image, y, x, channel):
-    if y == 0:
-        return np.int64(image[0, x - 1, channel]) if x > 0 else np.int64(128)
-    if x == 0:
-        return np.int64(image[y - 1, 0, channel])
-    return np.int64(
-        _gradient(
-            np.int64(image[y, x - 1, channel]),
-            np.int64(image[y - 1, x, channel]),
-            np.int64(image[y - 1, x - 1, channel]),
-        )
-    )
-
-
 @njit(cache=True, parallel=True)
 def pixel_intervals(params, image, top, channels, ranks, middles, counts, starts, freqs):
     """Intervals of a band's pixels.
@@ -152,7 +124,7 @@ def pixel_intervals(params, image, top, channels, ranks, middles, counts, starts
             red = np.int64(0)
             green = np.int64(0)
             for channel in range(channels):
-                pred = _predict(image, y, x, channel)
+                pred = predict(image, y, x, channel)
                 _components(params[r, x], k, channel, pred, red, green, mean, inverse, weight)
                 value = np.int64(image[y, x, channel])
                 j = np.int64(ranks[channel, value])
@@ -274,89 +246,6 @@ def push_wavefront(heads, words, size, starts, freqs, skew):
 
 
 @njit(cache=True)
-def _requantize(acc, bias, scale, low, high, out):
-    """Out = floor((acc + bias) * scale) within the limits, on rows."""
-    for i in range(acc.shape[0]):
-        for j in range(acc.shape[1]):
-            value = np.floor((acc[i, j] + bias[j]) * scale[j])
-            out[i, j] = min(max(value, low), high)
-
-
-@njit(cache=True)
-def _network_rows(net, image, top, t, skew, first, begin, end, z, ring, boundary, scratch, params):
-    """The network for rows begin..end-1 of one step; writes their parameters from index begin - first on."""
-    offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
-    head, head_affine, output, output_affine, limits, spatial = net[7:]
-    inputs, gathered, acc, stream, active, out = scratch
-    stream_high, masked_high, head_high, stream_limit = limits
-    width = image.shape[1]
-    n = end - begin
-    taps = len(offsets)
-    channels = window.shape[1]
-    zero = np.float32(0.0)
-    for i in range(n):
-        y = top + begin + i
-        x = t - skew * (begin + i)
-        for tap in range(taps):
-            yy, xx = y + offsets[tap, 0], x + offsets[tap, 1]
-            inside = yy >= 0 and 0 <= xx < width
-            for c in range(3):
-                inputs[i, 3 * tap + c] = np.float32(np.int64(image[yy, xx, c]) - 128) if inside else zero
-        for c in range(3):
-            inputs[i, 3 * taps + c] = np.float32(_predict(image, y, x, c) - 128)
-    np.dot(inputs[:n], window, acc[:n])
-    _requantize(acc[:n], window_affine[0], window_affine[1], -stream_limit, stream_limit, stream)
-    if z.shape[0] > 0:
-        for i in range(n):
-            row = z[(begin + i) // 4, (t - skew * (begin + i)) // 4]
-            for c in range(channels):
-                stream[i, c] += np.float32(row[c])
-    for block in range(pointwise.shape[0]):
-        for i in range(n):
-            for c in range(channels):
-                active[i, c] = min(max(stream[i, c], zero), stream_high)
-        np.dot(active[:n], pointwise[block], acc[:n])
-        affine = pointwise_affine[block]
-        _requantize(acc[:n], affine[0], affine[1], zero, masked_high, active)
-        if spatial:
-            for i in range(n):
-                y = begin + i
-                x = t - skew * y
-                own = ring[block, y, x & (RING - 1)]
-                for c in range(channels):
-                    own[c] = active[i, c]
-                    gathered[i, 4 * channels + c] = active[i, c]
-                west = ring[block, y, (x - 1) & (RING - 1)]
-                for c in range(channels):
-                    gathered[i, 3 * channels + c] = west[c] if x > 0 else zero
-                for place in range(3):
-                    xx = x + place - 1
-                    at = place * channels
-                    above = boundary[block, xx + 1] if y == 0 else ring[block, y - 1, xx & (RING - 1)]
-                    inside = 0 <= xx < width
-                    for c in range(channels):
-                        gathered[i, at + c] = above[c] if inside else zero
-            np.dot(gathered[:n], masked[block], acc[:n])
-        else:
-            np.dot(active[:n], masked[block], acc[:n])
-        affine = masked_affine[block]
-        for i in range(n):
-            for c in range(channels):
-                value = np.floor((acc[i, c] + affine[0, c]) * affine[1, c])
-                stream[i, c] += min(max(value, -stream_limit), stream_limit)
-    for i in range(n):
-        for c in range(channels):
-            active[i, c] = min(max(stream[i, c], zero), stream_high)
-    np.dot(active[:n], head, acc[:n])
-    _requantize(acc[:n], head_affine[0], head_affine[1], zero, head_high, active)
-    np.dot(active[:n], output, out[:n])
-    for i in range(n):
-        for j in range(output.shape[1]):
-            value = np.floor((out[i, j] + output_affine[0, j]) * output_affine[1, j])
-            params[begin - first + i, j] = np.int16(min(max(value, output_affine[2, j]), output_affine[3, j]))
-
-
-@njit(cache=True)
 def pop_step(heads, words, size, params, image, top, t, skew, first, end, channels, ranks, middles, counts, values):
     """Pop one step's pixels into the image, given their parameters; returns the stack's size, or -1 if it ran dry."""
     k = params.shape[1] // 12
@@ -369,13 +258,13 @@ def pop_step(heads, words, size, params, image, top, t, skew, first, end, channe
         for y in range(first, end):
             x = t - skew * y
             lane = (y - first) % lanes
-            pred = _predict(image, top + y, x, channel)
+            pred = predict(image, top + y, x, channel)
             red = np.int64(0)
             green = np.int64(0)
             if channel > 0:
-                red = np.int64(image[top + y, x, 0]) - _predict(image, top + y, x, 0)
+                red = np.int64(image[top + y, x, 0]) - predict(image, top + y, x, 0)
             if channel > 1:
-                green = np.int64(image[top + y, x, 1]) - _predict(image, top + y, x, 1)
+                green = np.int64(image[top + y, x, 1]) - predict(image, top + y, x, 1)
             _components(params[y - first], k, channel, pred, red, green, mean, inverse, weight)
             cf = np.int64(heads[lane] & np.uint64(_MASK))
             low, high = np.int64(0), np.int64(count)
@@ -442,7 +331,7 @@ def pop_wavefront(
             mine = (inputs[thread], gathered[thread], acc[thread], stream[thread], active[thread], out[thread])
             while low < high:
                 stop = min(low + room, high)
-                _network_rows(net, image, top, t, skew, first, low, stop, z, ring, boundary, mine, params)
+                network_rows(net, image, top, t, skew, first, low, stop, z, ring, boundary, mine, params)
                 low = stop
         if channels:
             size = pop_step(

@@ -158,21 +158,15 @@ def test_the_parallel_pass_does_not_depend_on_how_it_is_cut(name: str, monkeypat
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     # The halo of a stage makes its first rows what they would be inside the image.
     assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
-    # The plain product per neighbour, as on a GPU, instead of the convolution.
-    parallel.kernels = []
+    # By torch, as on a GPU, instead of compiled loops.
+    parallel.compiled = False
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
-
-
-def test_a_convolution_that_rounds_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = ParallelPass._masked_convolution
-    monkeypatch.setattr(ParallelPass, "_masked_convolution", lambda *a: original(*a) * (1 + 2.0**-20))
-    assert ParallelPass(tiny()).kernels == []
+    assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
 
 
 def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_masked_convolution", "_masked_sum"):
-        original = getattr(ParallelPass, name)
-        monkeypatch.setattr(ParallelPass, name, lambda *a, f=original: f(*a) * (1 + 2.0**-20))
+    original = ParallelPass._masked_sum
+    monkeypatch.setattr(ParallelPass, "_masked_sum", lambda *a: original(*a) * (1 + 2.0**-20))
     with pytest.raises(UnsafeModel, match="does not sum integers exactly"):
         ParallelPass(tiny())
 
@@ -181,13 +175,16 @@ def test_the_callers_precision_does_not_matter() -> None:
     image = picture("noise", 40, 64)
     parallel = ParallelPass(tiny())
     plain = params_of(parallel, image, 0, 40, None)
+    z, (mean, _) = np.full((2, 2, 2), 9), parallel.posterior(image)
+    features = parallel.features(z)
+    parallel.compiled = False
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", torch.bfloat16):
             assert np.array_equal(params_of(parallel, image, 0, 40, None), plain)
-            parallel.kernels = []
-            assert np.array_equal(params_of(parallel, image, 0, 40, None), plain)
+            assert np.array_equal(parallel.posterior(image)[0], mean)
+            assert np.array_equal(parallel.features(z), features)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)

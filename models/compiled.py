@@ -1,0 +1,289 @@
+# mypy: disable-error-code="no-untyped-def"
+"""The decoder's network in compiled loops: whole bands of rows, and the pixels of one wavefront step.
+
+Both are made of the same pieces and give the same integers: float32 holds every sum exactly, in whatever order the
+matrix product adds it up. fastmath stays off, as a layer's one multiplication must round as IEEE 754 says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401  the library behind compiled products; it must be loaded to be limited
+from numba import njit, prange
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from .decoder import NEIGHBOURS
+from .integer import OUTPUT_LIMITS, STREAM_LIMIT, IntegerLayer, IntegerModel
+
+#: Columns of each row whose activations the step-by-step pass keeps: the five neighbours of the row below lag behind
+#: by at most window_right + 2 columns, and a power of two makes the place of a column a mask.
+RING = 16
+#: Pixels that one thread takes through the network at once: few enough for its cache.
+CHUNK = 256
+
+_threadpools = ThreadpoolController()
+
+
+def single_threaded_products() -> Any:
+    """A context in which a matrix product starts no threads: the loops around it already run on all of them."""
+    return _threadpools.limit(limits=1, user_api="blas")
+
+
+def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest value of each of the decoder's outputs."""
+    low, high = np.array(OUTPUT_LIMITS, np.float32).T
+    return np.repeat(low, 3 * mixtures), np.repeat(high, 3 * mixtures)
+
+
+def network_arrays(model: IntegerModel) -> tuple:
+    """The decoder's layers as the compiled loops take them: products' right sides, then biases and scales."""
+    config, layers = model.config, model.layers
+
+    def weight(layer: IntegerLayer) -> NDArray[np.float32]:
+        return np.ascontiguousarray(layer.weight.T.astype(np.float32))
+
+    def affine(layer: IntegerLayer) -> NDArray[np.float32]:
+        return np.stack([layer.bias.astype(np.float32), layer.scale])
+
+    def stacked(kind: str, inputs: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        chosen = [layers[f"decoder.block{i}.{kind}"] for i in range(config.blocks)]
+        if not chosen:
+            return np.zeros((0, inputs, config.channels), np.float32), np.zeros((0, 2, config.channels), np.float32)
+        return np.stack([weight(layer) for layer in chosen]), np.stack([affine(layer) for layer in chosen])
+
+    window, head1, head2 = (layers[f"decoder.{name}"] for name in ("window", "head1", "head2"))
+    low, high = output_limits(config.mixtures)
+    masked_high = layers["decoder.block0.masked"].high if config.blocks else 0
+    return (
+        np.array(config.window_offsets, np.int64),
+        weight(window), affine(window),
+        *stacked("pointwise", config.channels),
+        *stacked("masked", config.channels * (len(NEIGHBOURS) if config.spatial else 1)),
+        weight(head1), affine(head1),
+        weight(head2), np.concatenate([affine(head2), low[None], high[None]]),
+        np.array([head1.high, masked_high, head2.high, STREAM_LIMIT], np.float32), config.spatial,
+    )  # fmt: skip
+
+
+def scratch_arrays(model: IntegerModel, threads: int) -> tuple[NDArray[np.float32], ...]:
+    """Room for each thread: inputs of the window, of a masked layer, sums, the stream, activations, outputs."""
+    config = model.config
+    neighbours = len(NEIGHBOURS) if config.spatial else 1
+    widths = (
+        3 * len(config.window_offsets) + 3, neighbours * config.channels, config.channels, config.channels,
+        config.channels, config.outputs,
+    )  # fmt: skip
+    return tuple(np.zeros((threads, CHUNK, width), np.float32) for width in widths)
+
+
+@njit(cache=True, inline="always")
+def predict(image, y, x, channel):
+    """`likelihood.gradient_predictor` of one pixel."""
+    if y == 0:
+        return np.int64(image[0, x - 1, channel]) if x > 0 else np.int64(128)
+    if x == 0:
+        return np.int64(image[y - 1, 0, channel])
+    west, north = np.int64(image[y, x - 1, channel]), np.int64(image[y - 1, x, channel])
+    low, high = min(west, north), max(west, north)
+    return min(max(west + north - np.int64(image[y - 1, x - 1, channel]), low), high)
+
+
+@njit(cache=True)
+def _window_inputs(image, y, x, offsets, row):
+    """The first layer's inputs of one pixel: the window's pixels and the prediction, less 128; 0 outside."""
+    width = image.shape[1]
+    for tap in range(len(offsets)):
+        yy, xx = y + offsets[tap, 0], x + offsets[tap, 1]
+        if yy >= 0 and 0 <= xx < width:
+            for c in range(3):
+                row[3 * tap + c] = np.float32(np.int64(image[yy, xx, c]) - 128)
+        else:
+            for c in range(3):
+                row[3 * tap + c] = np.float32(0.0)
+    for c in range(3):
+        row[3 * len(offsets) + c] = np.float32(predict(image, y, x, c) - 128)
+
+
+@njit(cache=True)
+def _requantize(acc, affine, low, high, out):
+    """floor((acc + bias) * scale) within the limits, on rows."""
+    for i in range(acc.shape[0]):
+        for j in range(acc.shape[1]):
+            value = np.floor((acc[i, j] + affine[0, j]) * affine[1, j])
+            out[i, j] = min(max(value, low), high)
+
+
+@njit(cache=True)
+def _add_requantized(acc, affine, limit, stream):
+    """What a block adds to the stream."""
+    for i in range(acc.shape[0]):
+        for j in range(acc.shape[1]):
+            value = np.floor((acc[i, j] + affine[0, j]) * affine[1, j])
+            stream[i, j] += min(max(value, -limit), limit)
+
+
+@njit(cache=True)
+def _rectify(stream, high, out):
+    """The stream as a layer takes it."""
+    for i in range(stream.shape[0]):
+        for j in range(stream.shape[1]):
+            out[i, j] = min(max(stream[i, j], np.float32(0.0)), high)
+
+
+@njit(cache=True)
+def _outputs(net, stream, acc, active, out, params):
+    """The last two layers, on rows."""
+    head, head_affine, output, output_affine, limits, _ = net[7:]
+    n = len(stream)
+    _rectify(stream, limits[0], active[:n])
+    np.dot(active[:n], head, acc[:n])
+    _requantize(acc[:n], head_affine, np.float32(0.0), limits[2], active[:n])
+    np.dot(active[:n], output, out[:n])
+    for i in range(n):
+        for j in range(output.shape[1]):
+            value = np.floor((out[i, j] + output_affine[0, j]) * output_affine[1, j])
+            params[i, j] = np.int16(min(max(value, output_affine[2, j]), output_affine[3, j]))
+
+
+@njit(cache=True)
+def network_rows(net, image, top, t, skew, first, begin, end, features, ring, boundary, scratch, params):
+    """The network for rows begin..end-1 of a wavefront step; writes their parameters from index begin - first on.
+
+    Parameters
+    ----------
+    top : int
+        The stage's first row; rows count from there.
+    features : array of int16, shape (h, w, channels)
+        Of the stage; empty without z.
+    ring : array of float32, shape (blocks, rows, RING, channels)
+        The masked layers' inputs at the last columns of each row.
+    boundary : array of float32, shape (blocks, W + 2, channels)
+        The same in the row above the stage.
+    """
+    offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
+    limits, spatial = net[11], net[12]
+    inputs, gathered, acc, stream, active, out = scratch
+    width = image.shape[1]
+    n = end - begin
+    channels = window.shape[1]
+    zero = np.float32(0.0)
+    for i in range(n):
+        _window_inputs(image, top + begin + i, t - skew * (begin + i), offsets, inputs[i])
+    np.dot(inputs[:n], window, acc[:n])
+    _requantize(acc[:n], window_affine, -limits[3], limits[3], stream)
+    if features.shape[0] > 0:
+        for i in range(n):
+            row = features[(begin + i) // 4, (t - skew * (begin + i)) // 4]
+            for c in range(channels):
+                stream[i, c] += np.float32(row[c])
+    for block in range(pointwise.shape[0]):
+        _rectify(stream[:n], limits[0], active)
+        np.dot(active[:n], pointwise[block], acc[:n])
+        _requantize(acc[:n], pointwise_affine[block], zero, limits[1], active)
+        if spatial:
+            for i in range(n):
+                y = begin + i
+                x = t - skew * y
+                own = ring[block, y, x & (RING - 1)]
+                for c in range(channels):
+                    own[c] = active[i, c]
+                    gathered[i, 4 * channels + c] = active[i, c]
+                west = ring[block, y, (x - 1) & (RING - 1)]
+                for c in range(channels):
+                    gathered[i, 3 * channels + c] = west[c] if x > 0 else zero
+                for place in range(3):
+                    xx = x + place - 1
+                    at = place * channels
+                    above = boundary[block, xx + 1] if y == 0 else ring[block, y - 1, xx & (RING - 1)]
+                    inside = 0 <= xx < width
+                    for c in range(channels):
+                        gathered[i, at + c] = above[c] if inside else zero
+            np.dot(gathered[:n], masked[block], acc[:n])
+        else:
+            np.dot(active[:n], masked[block], acc[:n])
+        _add_requantized(acc[:n], masked_affine[block], limits[3], stream)
+    _outputs(net, stream[:n], acc, active, out, params[begin - first :])
+
+
+@njit(cache=True, parallel=True)
+def network_band(net, image, y, top, features, above, stream, padded, scratch, params, threads):
+    """The network for a band of rows from image row y on.
+
+    Parameters
+    ----------
+    top : int
+        The stage's first row. A band above it is of the halo: it has no features and gives no parameters.
+    features : array of int16, shape (h, w, channels)
+        Of the stage; empty without z.
+    above : array of float32, shape (blocks, W + 2, channels)
+        The masked layers' inputs in the row above the band; becomes those of its last row.
+    stream : array of float32, shape (rows * W, channels)
+        Room for the stream.
+    padded : array of float32, shape (rows + 1, (W + 2) * channels)
+        Room for the masked layer's inputs, zero in the first and the last column.
+    params : array of int16, shape (rows * W, 12 K)
+    """
+    offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
+    limits, spatial = net[11], net[12]
+    width = image.shape[1]
+    channels = window.shape[1]
+    count = len(stream)
+    rows = count // width
+    chunks = (count + CHUNK - 1) // CHUNK
+    for thread in prange(threads):
+        inputs, acc = scratch[0][thread], scratch[2][thread]
+        for chunk in range(thread, chunks, threads):
+            begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
+            n = end - begin
+            for p in range(begin, end):
+                _window_inputs(image, y + p // width, p % width, offsets, inputs[p - begin])
+            np.dot(inputs[:n], window, acc[:n])
+            _requantize(acc[:n], window_affine, -limits[3], limits[3], stream[begin:end])
+            if features.shape[0] > 0 and y >= top:
+                for p in range(begin, end):
+                    row = features[(y + p // width - top) // 4, (p % width) // 4]
+                    for c in range(channels):
+                        stream[p, c] += np.float32(row[c])
+    for block in range(pointwise.shape[0]):
+        if spatial:
+            for c in range((width + 2) * channels):
+                padded[0, c] = above[block, c // channels, c % channels]
+        for thread in prange(threads):
+            acc, active = scratch[2][thread], scratch[4][thread]
+            for chunk in range(thread, chunks, threads):
+                begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
+                n = end - begin
+                _rectify(stream[begin:end], limits[0], active[:n])
+                np.dot(active[:n], pointwise[block], acc[:n])
+                _requantize(acc[:n], pointwise_affine[block], np.float32(0.0), limits[1], active[:n])
+                if spatial:
+                    for p in range(begin, end):
+                        at = (p % width + 1) * channels
+                        padded[p // width + 1, at : at + channels] = active[p - begin]
+                else:
+                    np.dot(active[:n], masked[block], acc[:n])
+                    _add_requantized(acc[:n], masked_affine[block], limits[3], stream[begin:end])
+        if spatial:
+            for thread in prange(threads):
+                gathered, acc = scratch[1][thread], scratch[2][thread]
+                for chunk in range(thread, chunks, threads):
+                    begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
+                    n = end - begin
+                    for p in range(begin, end):
+                        # The three neighbours above lie side by side, and so do the one to the left and the pixel.
+                        r, at = p // width, (p % width) * channels
+                        gathered[p - begin, : 3 * channels] = padded[r, at : at + 3 * channels]
+                        gathered[p - begin, 3 * channels :] = padded[r + 1, at : at + 2 * channels]
+                    np.dot(gathered[:n], masked[block], acc[:n])
+                    _add_requantized(acc[:n], masked_affine[block], limits[3], stream[begin:end])
+            for c in range((width + 2) * channels):
+                above[block, c // channels, c % channels] = padded[rows, c]
+    if y >= top:
+        for thread in prange(threads):
+            acc, active, out = scratch[2][thread], scratch[4][thread], scratch[5][thread]
+            for chunk in range(thread, chunks, threads):
+                begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
+                _outputs(net, stream[begin:end], acc, active, out, params[begin:end])
