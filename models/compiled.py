@@ -1,19 +1,15 @@
 # mypy: disable-error-code="no-untyped-def"
-"""The decoder's network in compiled loops: whole bands of rows, and the pixels of one wavefront step.
+"""The decoder's network in compiled loops: the pixels of one wavefront step, and what lies between a band's products.
 
-Both are made of the same pieces and give the same integers: float32 holds every sum exactly, in whatever order the
-matrix product adds it up. fastmath stays off, as a layer's one multiplication must round as IEEE 754 says.
+float32 holds every sum exactly, in whatever order a matrix product adds it up. fastmath stays off, as a layer's one
+multiplication must round as IEEE 754 says.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  the library behind compiled products; it must be loaded to be limited
 from numba import njit, prange
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from .decoder import NEIGHBOURS
 from .integer import OUTPUT_LIMITS, STREAM_LIMIT, IntegerLayer, IntegerModel
@@ -21,15 +17,8 @@ from .integer import OUTPUT_LIMITS, STREAM_LIMIT, IntegerLayer, IntegerModel
 #: Columns of each row whose activations the step-by-step pass keeps: the five neighbours of the row below lag behind
 #: by at most window_right + 2 columns, and a power of two makes the place of a column a mask.
 RING = 16
-#: Pixels that one thread takes through the network at once: few enough for its cache.
+#: Pixels of a step that one thread takes through the network at once: few enough for its cache.
 CHUNK = 256
-
-_threadpools = ThreadpoolController()
-
-
-def single_threaded_products() -> Any:
-    """A context in which a matrix product starts no threads: the loops around it already run on all of them."""
-    return _threadpools.limit(limits=1, user_api="blas")
 
 
 def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -209,81 +198,60 @@ def network_rows(net, image, top, t, skew, first, begin, end, features, ring, bo
 
 
 @njit(cache=True, parallel=True)
-def network_band(net, image, y, top, features, above, stream, padded, scratch, params, threads):
-    """The network for a band of rows from image row y on.
+def window_band(image, y, offsets, inputs):
+    """The first layer's inputs of a band from image row y on: (rows, W, 3 * taps + 3) float32."""
+    rows, width = inputs.shape[:2]
+    for r in prange(rows):
+        for x in range(width):
+            _window_inputs(image, y + r, x, offsets, inputs[r, x])
 
-    Parameters
-    ----------
-    top : int
-        The stage's first row. A band above it is of the halo: it has no features and gives no parameters.
-    features : array of int16, shape (h, w, channels)
-        Of the stage; empty without z.
-    above : array of float32, shape (blocks, W + 2, channels)
-        The masked layers' inputs in the row above the band; becomes those of its last row.
-    stream : array of float32, shape (rows * W, channels)
-        Room for the stream.
-    padded : array of float32, shape (rows + 1, (W + 2) * channels)
-        Room for the masked layer's inputs, zero in the first and the last column.
-    params : array of int16, shape (rows * W, 12 K)
+
+@njit(cache=True, parallel=True)
+def begin_band(acc, scale, limits, features, first, stream, active):
+    """The stream from the first layer's sums, with features, and as the next layer takes it; (rows, W, channels).
+
+    ``first`` is the band's first row in its stage; ``features`` are empty without z and in the halo.
     """
-    offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
-    limits, spatial = net[11], net[12]
-    width = image.shape[1]
-    channels = window.shape[1]
-    count = len(stream)
-    rows = count // width
-    chunks = (count + CHUNK - 1) // CHUNK
-    for thread in prange(threads):
-        inputs, acc = scratch[0][thread], scratch[2][thread]
-        for chunk in range(thread, chunks, threads):
-            begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
-            n = end - begin
-            for p in range(begin, end):
-                _window_inputs(image, y + p // width, p % width, offsets, inputs[p - begin])
-            np.dot(inputs[:n], window, acc[:n])
-            _requantize(acc[:n], window_affine, -limits[3], limits[3], stream[begin:end])
-            if features.shape[0] > 0 and y >= top:
-                for p in range(begin, end):
-                    row = features[(y + p // width - top) // 4, (p % width) // 4]
-                    for c in range(channels):
-                        stream[p, c] += np.float32(row[c])
-    for block in range(pointwise.shape[0]):
-        if spatial:
-            for c in range((width + 2) * channels):
-                padded[0, c] = above[block, c // channels, c % channels]
-        for thread in prange(threads):
-            acc, active = scratch[2][thread], scratch[4][thread]
-            for chunk in range(thread, chunks, threads):
-                begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
-                n = end - begin
-                _rectify(stream[begin:end], limits[0], active[:n])
-                np.dot(active[:n], pointwise[block], acc[:n])
-                _requantize(acc[:n], pointwise_affine[block], np.float32(0.0), limits[1], active[:n])
-                if spatial:
-                    for p in range(begin, end):
-                        at = (p % width + 1) * channels
-                        padded[p // width + 1, at : at + channels] = active[p - begin]
-                else:
-                    np.dot(active[:n], masked[block], acc[:n])
-                    _add_requantized(acc[:n], masked_affine[block], limits[3], stream[begin:end])
-        if spatial:
-            for thread in prange(threads):
-                gathered, acc = scratch[1][thread], scratch[2][thread]
-                for chunk in range(thread, chunks, threads):
-                    begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
-                    n = end - begin
-                    for p in range(begin, end):
-                        # The three neighbours above lie side by side, and so do the one to the left and the pixel.
-                        r, at = p // width, (p % width) * channels
-                        gathered[p - begin, : 3 * channels] = padded[r, at : at + 3 * channels]
-                        gathered[p - begin, 3 * channels :] = padded[r + 1, at : at + 2 * channels]
-                    np.dot(gathered[:n], masked[block], acc[:n])
-                    _add_requantized(acc[:n], masked_affine[block], limits[3], stream[begin:end])
-            for c in range((width + 2) * channels):
-                above[block, c // channels, c % channels] = padded[rows, c]
-    if y >= top:
-        for thread in prange(threads):
-            acc, active, out = scratch[2][thread], scratch[4][thread], scratch[5][thread]
-            for chunk in range(thread, chunks, threads):
-                begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, count)
-                _outputs(net, stream[begin:end], acc, active, out, params[begin:end])
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                stream[r, x, c] = min(max(np.floor(acc[r, x, c] * scale[c]), -limits[3]), limits[3])
+            if features.shape[0] > 0:
+                row = features[(first + r) // 4, x // 4]
+                for c in range(channels):
+                    stream[r, x, c] += np.float32(row[c])
+            for c in range(channels):
+                active[r, x, c] = min(max(stream[r, x, c], np.float32(0.0)), limits[0])
+
+
+@njit(cache=True, parallel=True)
+def finish_activations(acc, scale, high, out):
+    """What a layer after a relu takes: floor(acc * scale) within 0..high."""
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                out[r, x, c] = min(max(np.floor(acc[r, x, c] * scale[c]), np.float32(0.0)), high)
+
+
+@njit(cache=True, parallel=True)
+def finish_block(acc, scale, limits, stream, active):
+    """Add a block's sums to the stream; also the stream as the next layer takes it."""
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                value = min(max(np.floor(acc[r, x, c] * scale[c]), -limits[3]), limits[3])
+                stream[r, x, c] += value
+                active[r, x, c] = min(max(stream[r, x, c], np.float32(0.0)), limits[0])
+
+
+@njit(cache=True, parallel=True)
+def finish_outputs(acc, scale, low, high, params):
+    """The decoder's outputs as int16."""
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                params[r, x, c] = np.int16(min(max(np.floor(acc[r, x, c] * scale[c]), low[c]), high[c]))

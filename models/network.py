@@ -1,4 +1,4 @@
-"""The integer model's parallel pass: whole bands of rows, stage by stage, by torch or by compiled loops.
+"""The integer model's parallel pass: whole bands of rows, stage by stage, on a CPU or a GPU.
 
 `models.compiled` also holds the step-by-step pass for decoding. All give the same integers, as every sum is exact.
 """
@@ -12,14 +12,14 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import get_num_threads
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vlae_codec import cdf
 from vlae_codec.errors import UnsafeModel
 
-from .compiled import network_arrays, network_band, output_limits, scratch_arrays, single_threaded_products
+from . import compiled
+from .compiled import network_arrays, output_limits
 from .config import VLAEConfig
 from .decoder import NEIGHBOURS, PIXEL_CENTRE
 from .encoder import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, to_patches
@@ -73,6 +73,7 @@ class TorchLayer:
     def __init__(self, layer: IntegerLayer, device: torch.device, out_low: Limit, out_high: Limit) -> None:
         self.weight = torch.from_numpy(layer.weight.astype(np.float32)).to(device)
         self.bias = torch.from_numpy(layer.bias.astype(np.float32)).to(device)
+        self.scale_array = layer.scale
         self.scale = torch.from_numpy(layer.scale).to(device)
         self.low, self.high = torch.as_tensor(out_low, device=device), torch.as_tensor(out_high, device=device)
 
@@ -98,7 +99,7 @@ class ParallelPass:
     def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
         self.model = model
         self.config = config = model.config
-        #: Bands by compiled loops rather than by torch.
+        #: Whether compiled loops may do what lies between a band's products.
         self.compiled = device == "cpu"
         self.arrays = network_arrays(model)
         self.device = torch.device(device)
@@ -129,14 +130,19 @@ class ParallelPass:
                 load("features.1", -STREAM_LIMIT, STREAM_LIMIT - 1),
             ]
         self.kernels: list[Tensor] = []
-        if self.blocks and config.spatial and not self._is_exact():
+        if self.blocks and config.spatial and self.compiled and torch.backends.mkldnn.is_available():
+            self.kernels = [self._kernel(masked.weight) for _, masked in self.blocks]
+            if not self._is_exact(self._masked_convolution):
+                self.kernels = []
+        if self.blocks and config.spatial and not self._is_exact(self._masked_sum):
             raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
 
     @exactly
-    def _is_exact(self) -> bool:
+    def _is_exact(self, product: Callable[[Tensor, int], Tensor]) -> bool:
         """Whether a masked layer gives the sums themselves on this device, on inputs as large as they come.
 
-        The bound on the sums says so for any algorithm that adds up products; this finds the ones that do not.
+        The bound on the sums says so for any algorithm that adds up products. This finds the ones that do not, such
+        as Winograd's convolution.
         """
         generator = torch.Generator().manual_seed(0)
         high = int(self.blocks[0][0].high)
@@ -145,7 +151,7 @@ class ParallelPass:
         taps = [u[1 + dy : 9 + dy, 1 + dx : 33 + dx] for dy, dx in NEIGHBOURS]
         layer = self.blocks[-1][1]
         expected = torch.cat(taps, 2) @ layer.weight.cpu().long().t() + layer.bias.cpu().long()
-        got = self._masked_sum(u.float().to(self.device), len(self.blocks) - 1)
+        got = product(u.float().to(self.device), len(self.blocks) - 1)
         return torch.equal(got.cpu().long(), expected)
 
     def _masked_sum(self, u: Tensor, index: int) -> Tensor:
@@ -247,24 +253,62 @@ class ParallelPass:
             if y == top and boundary is not None:
                 boundary[:] = above
 
+    @exactly
     def _compiled_band(
         self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
         above: NDArray[np.float32],
     ) -> NDArray[np.int16]:  # fmt: skip
-        """`_band` by compiled loops, faster than torch on a CPU."""
-        config, width = self.config, image.shape[1]
-        rows, threads = end - y, get_num_threads()
+        """`_band` on a CPU: torch for the products, and compiled loops that pass over the memory once between them."""
+        config, width, channels = self.config, image.shape[1], self.config.channels
+        rows = end - y
+        limits = self.arrays[11]
+        inputs = np.empty((rows, width, self.window.weight.shape[1]), np.float32)
+        compiled.window_band(image, y, self.arrays[0], inputs)
+        if features is None or y < top:
+            features = np.zeros((0, 0, channels), np.int16)
+        stream, active = np.empty((2, rows, width, channels), np.float32)
+        compiled.begin_band(
+            self._pointwise(self.window, inputs), self.window.scale_array, limits, features, y - top, stream, active
+        )
+        for i, (pointwise, masked) in enumerate(self.blocks):
+            acc = self._pointwise(pointwise, active)
+            if config.spatial:
+                padded = np.zeros((rows + 1, width + 2, channels), np.float32)
+                padded[0] = above[i]
+                compiled.finish_activations(acc, pointwise.scale_array, limits[1], padded[1:, 1:-1])
+                above[i] = padded[-1]
+                product = self._masked_convolution if self.kernels else self._masked_sum
+                acc = product(torch.from_numpy(padded), i).numpy()
+            else:
+                compiled.finish_activations(acc, pointwise.scale_array, limits[1], active)
+                acc = self._pointwise(masked, active)
+            compiled.finish_block(acc, masked.scale_array, limits, stream, active)
+        acc = self._pointwise(self.head1, active)
+        compiled.finish_activations(acc, self.head1.scale_array, limits[2], active)
         params = np.empty((rows, width, config.outputs), np.int16)
-        stream = np.empty((rows * width, config.channels), np.float32)
-        padded = np.zeros((rows + 1, (width + 2) * config.channels), np.float32)
-        if features is None:
-            features = np.zeros((0, 0, config.channels), np.int16)
-        with single_threaded_products():
-            network_band(
-                self.arrays, image, y, top, features, above, stream, padded, scratch_arrays(self.model, threads),
-                params.reshape(rows * width, -1), threads,
-            )  # fmt: skip
+        low, high = output_limits(config.mixtures)
+        compiled.finish_outputs(self._pointwise(self.head2, active), self.head2.scale_array, low, high, params)
         return params
+
+    def _pointwise(self, layer: TorchLayer, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sums of a 1x1 layer on (rows, W, inputs): a convolution, where that is exact, beats the plain product."""
+        tensor = torch.from_numpy(rows)
+        if self.kernels:
+            # Batch first, then permute: with another stride of the batch, torch would not see that channels are last.
+            out = F.conv2d(tensor[None].permute(0, 3, 1, 2), layer.weight[:, :, None, None], layer.bias)
+            return out[0].permute(1, 2, 0).contiguous().numpy()
+        return F.linear(tensor, layer.weight, layer.bias).numpy()
+
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """A masked layer's weights as a 2x3 convolution whose last place is zero."""
+        width = self.config.channels
+        padded = F.pad(weight, (0, width)).view(width, 2, 3, width).permute(0, 3, 1, 2)
+        return padded.contiguous(memory_format=torch.channels_last)
+
+    def _masked_convolution(self, u: Tensor, index: int) -> Tensor:
+        """`_masked_sum` by a convolution."""
+        out = F.conv2d(u[None].permute(0, 3, 1, 2), self.kernels[index], self.blocks[index][1].bias)
+        return out[0].permute(1, 2, 0).contiguous()
 
     @exactly
     def _band(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from . import cdf, kernels
 from .ans import Message
+from .blas import single_threaded_products
 from .errors import CorruptFile, EmptyMessage
-from .models.compiled import RING, scratch_arrays, single_threaded_products
+from .models.compiled import RING, scratch_arrays
 from .models.config import VLAEConfig
 from .models.integer import IntegerModel
 from .models.network import ParallelPass, PriorPass

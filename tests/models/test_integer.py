@@ -158,10 +158,19 @@ def test_the_parallel_pass_does_not_depend_on_how_it_is_cut(name: str, monkeypat
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     # The halo of a stage makes its first rows what they would be inside the image.
     assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
-    # By torch, as on a GPU, instead of compiled loops.
+    # Plain products instead of convolutions.
+    parallel.kernels = []
+    assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
+    # All by torch, as on a GPU.
     parallel.compiled = False
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
+
+
+def test_a_convolution_that_rounds_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = ParallelPass._masked_convolution
+    monkeypatch.setattr(ParallelPass, "_masked_convolution", lambda *a: original(*a) * (1 + 2.0**-20))
+    assert ParallelPass(tiny()).kernels == []
 
 
 def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
