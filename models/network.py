@@ -178,16 +178,20 @@ class ParallelPass:
         Means and indices of scales, int64, shape (ceil(H / 16), ceil(W / 16), z_channels), in the units of
         `cdf.gaussian_cdf`.
         """
-        side = VLAEConfig.Z_PATCH
+        side, fine = VLAEConfig.Z_PATCH, VLAEConfig.FEATURE_PATCH
         height, width = rows.shape[:2]
-        padded = np.pad(rows, ((0, -height % side), (0, -width % side), (0, 0)), mode="edge")
-        x = torch.from_numpy(padded).to(self.device).float() - PIXEL_CENTRE
-        fine = VLAEConfig.FEATURE_PATCH
-        h = self._patches(x, fine)
-        h = self._patches(self.encoder[0](h), side // fine)
-        for layer in self.encoder[1:]:
-            h = layer(h)
-        out = h.to(torch.int64).cpu().numpy()
+        padding = ((0, 0), (0, -width % side), (0, 0))
+        parts = []
+        # A few rows of squares at a time: all of a large image's activations would not fit.
+        for top in range(0, height, step := side * max(1, 16 * BAND_PIXELS // (side * width))):
+            part = np.pad(rows[top : top + step], padding, mode="edge")
+            part = np.pad(part, ((0, -len(part) % side), (0, 0), (0, 0)), mode="edge")
+            x = torch.from_numpy(part).to(self.device).float() - PIXEL_CENTRE
+            h = self._patches(self.encoder[0](self._patches(x, fine)), side // fine)
+            for layer in self.encoder[1:]:
+                h = layer(h)
+            parts.append(h.to(torch.int64).cpu().numpy())
+        out = np.concatenate(parts)
         z = self.config.z_channels
         mean = out[..., :z].clip(-POSTERIOR_MEAN_LIMIT, POSTERIOR_MEAN_LIMIT)
         return mean, out[..., z:].clip(*POSTERIOR_SCALE_LIMITS)
