@@ -25,6 +25,8 @@ import click
 @click.option("--z-channels", default=8, show_default=True, help="Channels of z; 0 for a decoder alone.")
 @click.option("--z-from", default=0, show_default=True, help="Step at which z joins.")
 @click.option("--free-bits", default=0.1, show_default=True, help="Nats per patch and channel of z that are free.")
+@click.option("--kl-warmup", default=0, show_default=True, help="Steps over which the KL's weight rises to one.")
+@click.option("--freeze-decoder", is_flag=True, help="Train only what belongs to z; needs --start.")
 @click.option("--rate", default=2e-3, show_default=True, help="Learning rate of Adam.")
 @click.option("--matrix-rate", default=4e-3, show_default=True, help="Learning rate of Muon.")
 @click.option("--seed", default=0, show_default=True, help="Seed of weights, crops and noise.")
@@ -47,6 +49,8 @@ def train(
     z_channels: int,
     z_from: int,
     free_bits: float,
+    kl_warmup: int,
+    freeze_decoder: bool,
     rate: float,
     matrix_rate: float,
     seed: int,
@@ -72,7 +76,8 @@ def train(
     config = VLAEConfig(blocks=blocks, channels=channels, spatial=not pointwise, z_channels=z_channels)
     schedule = Schedule(
         steps=steps, decay=decay, batch=batch, crop=crop, rate=rate, matrix_rate=matrix_rate, seed=seed,
-        z_from=z_from, free_bits=free_bits, bfloat16=bf16,
+        z_from=z_from, free_bits=free_bits, kl_warmup=kl_warmup, freeze_decoder=freeze_decoder,
+        z_dropout=0.0 if freeze_decoder else 0.1, bfloat16=bf16,
     )  # fmt: skip
     trainer = Trainer(config, schedule, output, start, device)
 

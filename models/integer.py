@@ -36,6 +36,8 @@ from .vlae import VLAE
 
 #: Integers of at most this size are exact in float32, and so are their sums as long as those stay below it.
 EXACT = 1 << 24
+#: Largest scale. Only channels that are almost always zero have one above 1.
+SCALE_MAX = 2.0**16
 #: Weights are stored in 16 bits.
 WEIGHT_MAX = (1 << 15) - 1
 #: Limits of what the residual stream gains from the window, from the features, and from each block.
@@ -82,8 +84,8 @@ class IntegerLayer:
             raise UnsafeModel(
                 f"layer {name}, channel {bad[0]}: a sum could reach {worst[bad[0]]}, expected below 2^24 = {EXACT}"
             )
-        if not np.isfinite(self.scale).all() or (self.scale <= 0).any() or (self.scale > 64).any():
-            raise UnsafeModel(f"layer {name}: a scale is not a number in (0, 64]")
+        if not np.isfinite(self.scale).all() or (self.scale <= 0).any() or (self.scale > SCALE_MAX).any():
+            raise UnsafeModel(f"layer {name}: a scale is not a number in (0, {SCALE_MAX:.0f}]")
 
 
 def quantize(

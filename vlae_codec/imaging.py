@@ -142,7 +142,7 @@ def webp_size(image: Image.Image) -> int | None:
     """Bytes of a quick lossless WebP, to judge whether a slow one is worth making; None if WebP cannot hold it."""
     if image.mode not in WEBP_MODES or max(image.size) > WEBP_SIDE:
         return None
-    return len(_saved(image, "WEBP", lossless=True, quality=0, method=0, exact=True))
+    return len(_saved(image, "WEBP", lossless=True, quality=20, method=1, exact=True))
 
 
 def smallest_fallback(image: Image.Image) -> tuple[FallbackKind, bytes]:

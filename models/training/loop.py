@@ -28,7 +28,9 @@ class Schedule:
     """What a training run does; everything that decides its result besides the data and the configuration.
 
     ``free_bits`` are nats per patch and channel of z below which the KL costs nothing (Kingma et al. 2016, C.8).
-    ``z_from`` is the step at which z joins. ``z_dropout`` is the share of crops that are coded without z, so that the
+    ``z_from`` is the step at which z joins; over the ``kl_warmup`` steps from there the KL's weight rises from zero to
+    one, so that z first learns what helps the pixels and then keeps what pays. ``freeze_decoder`` trains only the parts
+    of z. ``z_dropout`` is the share of crops that are coded without z, so that the
     decoder also serves rows and pictures that have none.
     """
 
@@ -42,6 +44,8 @@ class Schedule:
     seed: int = 0
     z_from: int = 0
     free_bits: float = 0.1
+    kl_warmup: int = 0
+    freeze_decoder: bool = False
     z_dropout: float = 0.1
     average: float = 0.999
     bfloat16: bool = True
@@ -68,6 +72,9 @@ def optimizers(model: VLAE, schedule: Schedule) -> list[torch.optim.Optimizer]:
     ]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
+    if schedule.freeze_decoder:
+        fixed = {id(p) for p in model.decoder.parameters()}
+        return [torch.optim.Adam([p for p in others if id(p) not in fixed], lr=schedule.rate, betas=(0.9, 0.99))]
     return [
         torch.optim.Muon(matrices, lr=schedule.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.Adam(others, lr=schedule.rate, betas=(0.9, 0.99)),
@@ -93,7 +100,8 @@ def loss_of(
     if with_z:
         patches = (x.shape[2] // VLAEConfig.Z_PATCH) * (x.shape[3] // VLAEConfig.Z_PATCH)
         count = float(use_z.sum()) * patches if use_z is not None else float(len(x) * patches)
-        objective = objective + elbo.kl.sum(0).clamp(min=schedule.free_bits * count).sum() / subpixels
+        paid = elbo.kl.sum(0).clamp(min=schedule.free_bits * count).sum() / subpixels
+        objective = objective + min(1.0, (step - schedule.z_from + 1) / max(schedule.kl_warmup, 1)) * paid
     return objective, nats_to_bits(pixels.item()), nats_to_bits(kl.item())
 
 
@@ -121,6 +129,7 @@ class Trainer:
         self.average = VLAE(config).to(self.device)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizers = optimizers(self.model, schedule)
+        self.model.decoder.requires_grad_(not schedule.freeze_decoder)
         self.step = 0
         self.seconds = 0.0
         if self.path.exists():
@@ -163,8 +172,9 @@ class Trainer:
             raise UnknownModel(f"{path}: was made with schedule {state['schedule']}, expected {self.schedule}")
         for module, key in ((self.model, "model"), (self.average, "average")):
             module.load_state_dict(state[key])
-        for mine, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            mine.load_state_dict(saved)
+        if resume or not self.schedule.freeze_decoder:
+            for mine, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                mine.load_state_dict(saved)
         self.step = state["step"]
         self.seconds = state["seconds"]
 
@@ -185,7 +195,8 @@ class Trainer:
         for batch in batches:
             # One seed a step, so that a resumed run draws the same noise as one that was never stopped.
             torch.manual_seed(schedule.seed * 1_000_003 + self.step)
-            for optimizer, rate in zip(self.optimizers, (schedule.matrix_rate, schedule.rate), strict=True):
+            for optimizer in self.optimizers:
+                rate = schedule.matrix_rate if isinstance(optimizer, torch.optim.Muon) else schedule.rate
                 for group in optimizer.param_groups:
                     group["lr"] = rate * schedule.rate_at(self.step)
             objective, pixels, kl = loss_of(self.model, batch, schedule, self.step, self.device)

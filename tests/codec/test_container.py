@@ -150,9 +150,9 @@ def test_golden_files_decode_for_ever(path) -> None:
         assert image.convert("RGB").tobytes() == expected.convert("RGB").tobytes()
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-pointwise"])
-def test_golden_files_are_made_again_word_for_word(name: str) -> None:
-    model = vlae_codec.load_model(GOLDEN / f"{name}.safetensors", "cpu")
-    with Image.open(GOLDEN / "smooth.png") as image:
+@pytest.mark.parametrize(("name", "kind"), [("tiny", "smooth"), ("tiny-pointwise", "smooth"), ("photo", "lake")])
+def test_golden_files_are_made_again_word_for_word(name: str, kind: str) -> None:
+    model = vlae_codec.load_model(name, "cpu")
+    with Image.open(GOLDEN / f"{kind}.png") as image:
         for way in StageKind:
-            assert vlae_file(image, way, model) == (GOLDEN / f"{name}-smooth-{way.name.lower()}.vlae").read_bytes()
+            assert vlae_file(image, way, model) == (GOLDEN / f"{name}-{kind}-{way.name.lower()}.vlae").read_bytes()

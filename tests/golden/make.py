@@ -56,6 +56,12 @@ def main() -> None:
             image.save(HERE / f"{kind}.png", optimize=True)
             for way in ways:
                 (HERE / f"{name}-{kind}-{way.name.lower()}.vlae").write_bytes(vlae_file(image, way, loaded))
+    photo = vlae_codec.load_model("photo", "cpu")
+    with Image.open(HERE.parent.parent / "examples" / "lake.png") as image:
+        part = image.crop((200, 150, 296, 246))
+    part.save(HERE / "lake.png", optimize=True)
+    for way in StageKind:
+        (HERE / f"photo-lake-{way.name.lower()}.vlae").write_bytes(vlae_file(part, way, photo))
     flat = Image.fromarray(picture("flat", 83, 50, seed=5)).convert("P")
     flat.save(HERE / "palette.png", optimize=True)
     (HERE / "palette-fallback.vlae").write_bytes(vlae_codec.compress(flat))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(folder: Path, tmp_path:
     parts, _ = train(folder, tmp_path / "parts")
     for a, b in zip(whole.average.parameters(), parts.average.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_frozen_decoder_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
+    start, _ = train(folder, tmp_path / "start", schedule=dataclasses.replace(SHORT, z_from=30))
+    schedule = dataclasses.replace(SHORT, steps=40, z_from=30, kl_warmup=5, freeze_decoder=True, z_dropout=0.0)
+    trainer = Trainer(SMALL, schedule, tmp_path / "z", start.path)
+    trainer.run([folder], lambda progress: None)
+    for name, parameter in trainer.model.named_parameters():
+        same = torch.equal(parameter, dict(start.model.named_parameters())[name])
+        assert same == name.startswith("decoder."), name
 
 
 def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
