@@ -11,7 +11,7 @@ from . import container, imaging
 from .ans import Message
 from .coder import SMALL, Alphabet, Costs, Progress, no_progress
 from .container import Header, Mode, PixelKind
-from .errors import CorruptFile, UnknownModel, UnsupportedImage, VerificationFailed
+from .errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from .registry import Model, find_model, load_model
 from .schedule import StageKind
 
@@ -100,11 +100,17 @@ def _vlae(planes: np.ndarray, kind: PixelKind, header: Header, model: Model, pro
         ways = [StageKind.WITHOUT_Z]
     elif planes.size <= SMALL:
         ways = list(StageKind)
-    reports = [progress] + [no_progress] * len(ways)
-    return min(
-        (encode_as(way, planes, kind, header, model, report) for way, report in zip(ways, reports, strict=False)),
-        key=len,
-    )
+    best: bytes | None = None
+    for way in ways:
+        try:
+            data = encode_as(way, planes, kind, header, model, progress if best is None else no_progress)
+        except EmptyMessage:
+            # z wanted more bits than its stage was planned for; the plan leaves room, so this is rare.
+            data = encode_as(StageKind.WITHOUT_Z, planes, kind, header, model)
+        if best is None or len(data) < len(best):
+            best = data
+    assert best is not None
+    return best
 
 
 def encode_as(

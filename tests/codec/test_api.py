@@ -154,3 +154,13 @@ def test_progress_counts_every_pixel(tiny_model: Model) -> None:
     image = picture("smooth", 100, 60)
     vlae_codec.compress(image, tiny_model, progress=done.append)
     assert sum(done) == 2 * 100 * 60
+
+
+def test_a_stage_that_runs_dry_is_coded_without_z(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlae_codec.coder.affordable_rows", lambda stock, wanted: len(wanted))
+    monkeypatch.setattr(api, "SMALL", 0)
+    monkeypatch.setattr(api, "_fallback_may_win", lambda image, size: False)
+    pixels = picture("smooth", 40, 40)
+    data = vlae_codec.compress(pixels, tiny_model)
+    assert vlae_codec.info(data)["mode"] == "vlae-no-z"
+    assert np.array_equal(np.asarray(vlae_codec.decompress(data, tiny_model)), pixels)
