@@ -42,7 +42,7 @@ def progress_bar(quiet: bool, what: str, pixels: int) -> Iterator[Callable[[int]
     from tqdm import tqdm
 
     shown = not quiet and sys.stderr.isatty()
-    with tqdm(total=pixels, desc=what, unit="P", unit_scale=True, delay=2, disable=not shown, leave=False) as bar:
+    with tqdm(total=pixels, desc=what, unit="MP", unit_scale=1e-6, delay=2, disable=not shown, leave=False) as bar:
         yield bar.update
 
 
