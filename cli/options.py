@@ -42,7 +42,10 @@ def progress_bar(quiet: bool, what: str, pixels: int) -> Iterator[Callable[[int]
     from tqdm import tqdm
 
     shown = not quiet and sys.stderr.isatty()
-    with tqdm(total=pixels, desc=what, unit="MP", unit_scale=1e-6, delay=2, disable=not shown, leave=False) as bar:
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left"
+    with tqdm(
+        total=pixels, desc=what, unit="MP", unit_scale=1e-6, delay=2, disable=not shown, leave=False, bar_format=layout
+    ) as bar:
         yield bar.update
 
 
