@@ -69,6 +69,8 @@ def train(
     from ..models.config import VLAEConfig
     from ..models.training.loop import Progress, Schedule, Trainer
 
+    if freeze_decoder and start is None:
+        raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name its checkpoint with --start")
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":

@@ -123,12 +123,6 @@ def quantize(
     )
 
 
-def apply(layer: IntegerLayer, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The layer by numpy on rows (N, inputs) that lie within its limits; the result is not clamped."""
-    acc = inputs @ layer.weight.T.astype(np.float32) + layer.bias.astype(np.float32)
-    return np.floor(acc * layer.scale)
-
-
 class IntegerModel:
     """A model as coding uses it.
 

@@ -16,7 +16,7 @@ from .registry import Model, find_model, load_model
 from .schedule import StageKind
 
 #: A quick WebP below this share of the VLAE's size makes the slow fallbacks worth trying. On photographs the best WebP
-#: was 2 to 12 % smaller than the quick one, and took over a hundred times as long.
+#: was 0.5 to 12 % smaller than the quick one, and took over a hundred times as long.
 FALLBACK_SHARE = 1.2
 
 

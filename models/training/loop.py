@@ -30,8 +30,8 @@ class Schedule:
     ``free_bits`` are nats per patch and channel of z below which the KL costs nothing (Kingma et al. 2016, C.8).
     ``z_from`` is the step at which z joins; over the ``kl_warmup`` steps from there the KL's weight rises from zero to
     one, so that z first learns what helps the pixels and then keeps what pays. ``freeze_decoder`` trains only the parts
-    of z. ``z_dropout`` is the share of crops that are coded without z, so that the
-    decoder also serves rows and pictures that have none.
+    of z. ``z_dropout`` is the share of crops that are coded without z, so that the decoder also serves rows and
+    pictures that have none.
     """
 
     steps: int = 20000

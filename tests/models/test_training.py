@@ -110,6 +110,9 @@ def test_train_and_export_commands(folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     result = runner.invoke(main, ["compress", str(folder / "1.png"), "-o", str(out), "-m", str(name)])
     assert result.exit_code == 0, result.output
+    result = runner.invoke(main, ["train", "--data", str(folder), "-o", str(tmp_path / "c"), "--freeze-decoder"])
+    assert result.exit_code == 2
+    assert "--start" in result.output
     result = runner.invoke(main, ["train", "--data", str(tmp_path / "run"), "-o", str(tmp_path / "b")])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "no pictures found" in result.output
