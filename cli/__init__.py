@@ -8,8 +8,11 @@ import click
 
 from .compress import compress
 from .decompress import decompress
+from .evaluate import evaluate
 from .export import export
 from .info import info
+from .listing import list_images
+from .lossy import lossy
 from .train import train
 
 
@@ -36,7 +39,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="vlae-codec")
 def main() -> None:
-    """Compress photographs without loss, smaller than PNG, WebP or JPEG XL.
+    """Compress images without loss: photographs, and sets of small binary images.
 
     \b
     vlae-codec compress photo.png -o photo.vlae
@@ -45,5 +48,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, info, train, export):
+for command in (compress, decompress, lossy, list_images, info, evaluate, train, export):
     main.add_command(command)

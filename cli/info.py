@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -16,13 +17,66 @@ def info(source: str, as_json: bool) -> None:
     The ELBO is the ideal code length: z under the prior, less the bits that z returned, plus the pixels. The file is
     that and the lanes, flush and header.
     """
-    from vlae_codec import api, files
+    import io
 
-    what = api.info(files.read_bytes(source))
+    from vlae_codec import api, container, files
+    from vlae_codec.archive import Archive
+    from vlae_codec.lossy import LossyFile
+
+    data = files.read_bytes(source)
+    mode = container.mode_of(data)
+    if mode is container.Mode.ARCHIVE:
+        what = Archive(io.BytesIO(data)).info()
+    elif mode is container.Mode.LOSSY:
+        what = LossyFile.from_bytes(data).info()
+    else:
+        what = api.info(data)
     if as_json:
         click.echo(json.dumps(what, indent=2))
-        return
+    elif mode is container.Mode.LOSSY:
+        _print_lossy(what)
+    else:
+        _print(what)
+
+
+def _print_lossy(what: dict[str, Any]) -> None:
+    count = what["images"]
+    click.echo(f"{'lossy':<16} {count} images of {what['width']} x {what['height']}, model {what['model_id']}")
+    for key, label in (("z", "z"), ("kl", "KL(q || p)"), ("file", "file")):
+        click.echo(f"{label:<16} {what['bits'][key]:>12} bits  {what['bits'][key] / count:9.2f} an image")
+
+
+def _print(what: dict[str, Any]) -> None:
     total = 8 * what["file_bytes"]
+    rows = _archive_rows(what) if what["mode"] == "archive" else _image_rows(what)
+    for name, value in rows:
+        click.echo(f"{name:<16} {value}")
+    labels = {
+        "z_prior": "+ z under p(z)", "z_posterior": "- z under q(z|x)", "pixels": "+ pixels",
+        "lanes_and_flush": "+ lanes, flush", "header": "+ header",
+    }  # fmt: skip
+    for key, label in labels.items():
+        bits = what["bits"][key]
+        click.echo(f"{label:<16} {bits:>12} bits  {100 * bits / total:7.3f} %")
+    click.echo(f"{'= file':<16} {total:>12} bits  100.000 %")
+    if what["elbo_bits"] is not None:
+        excess = 100 * (total / what["elbo_bits"] - 1) if what["elbo_bits"] else float("inf")
+        click.echo(f"{'ELBO':<16} {what['elbo_bits']:>12} bits, the file is {excess:.3f} % larger")
+
+
+def _archive_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
+    source = what["source"]
+    kind = f"array {tuple(source['shape'])}" if source["kind"] == "array" else "files"
+    models = ", ".join(what["models"]) + (", embedded" if what["embedded_model"] else "")
+    return [
+        ("archive", f"{what['images']} images in {what['segments']} segments, from {kind}"),
+        ("model", models or "none"),
+        ("file", f"{what['file_bytes']} bytes, {what['bits_per_image']:.2f} bits an image"),
+        *[("damaged", text) for text in what["damaged"]],
+    ]
+
+
+def _image_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (
             "image",
@@ -42,16 +96,4 @@ def info(source: str, as_json: bool) -> None:
         stages = ", ".join(f"{stage['rows']} rows {stage['z']}" for stage in what["stages"])
         rows.append(("stages", f"{stages}; {what['lanes']} lanes"))
     rows.append(("file", f"{what['file_bytes']} bytes, {what['bits_per_subpixel']:.4f} bits per subpixel"))
-    for name, value in rows:
-        click.echo(f"{name:<16} {value}")
-    labels = {
-        "z_prior": "+ z under p(z)", "z_posterior": "- z under q(z|x)", "pixels": "+ pixels",
-        "lanes_and_flush": "+ lanes, flush", "header": "+ header",
-    }  # fmt: skip
-    for key, label in labels.items():
-        bits = what["bits"][key]
-        click.echo(f"{label:<16} {bits:>12} bits  {100 * bits / total:7.3f} %")
-    click.echo(f"{'= file':<16} {total:>12} bits  100.000 %")
-    if what["elbo_bits"] is not None:
-        excess = 100 * (total / what["elbo_bits"] - 1) if what["elbo_bits"] else float("inf")
-        click.echo(f"{'ELBO':<16} {what['elbo_bits']:>12} bits, the file is {excess:.3f} % larger")
+    return rows

@@ -37,12 +37,14 @@ def use_threads(threads: int | None) -> None:
 
 
 @contextmanager
-def progress_bar(quiet: bool, what: str, pixels: int) -> Iterator[Callable[[int], None]]:
-    """A bar with MP/s and the time left, on a terminal, for work that takes over two seconds."""
+def progress_bar(quiet: bool, what: str, pixels: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar with MP/s and, where the number of pixels is known, the time left; on a terminal, after two seconds."""
     from tqdm import tqdm
 
     shown = not quiet and sys.stderr.isatty()
     layout = "{desc}: {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left"
+    if pixels is None:
+        layout = "{desc}: {n_fmt}, {rate_noinv_fmt}"
     with tqdm(
         total=pixels, desc=what, unit="MP", unit_scale=1e-6, delay=2, disable=not shown, leave=False, bar_format=layout
     ) as bar:

@@ -1,94 +1,112 @@
-"""``vlae-codec train``: fit a model to a folder of photographs."""
+"""``vlae-codec train``: fit a model to a folder of photographs, or to a set of binary images."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
+#: Options that replace a value of the preset's configuration or schedule.
+CONFIG = ("blocks", "channels", "z_channels", "z_hidden")
+SCHEDULE = (
+    "steps", "decay", "batch", "crop", "z_from", "free_bits", "kl_warmup", "word_dropout", "rate", "matrix_rate",
+    "seed",
+)  # fmt: skip
+
 
 @click.command()
-@click.option("--data", "folders", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True,
-              required=True, help="Folder of RGB photographs; may be given more than once.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True,
+@click.option("--config", "preset_name", default="photo", show_default=True, metavar="NAME",
+              help="What to train; `--config help` lists the names.")  # fmt: skip
+@click.option("--data", "sources", type=click.Path(path_type=Path, exists=True), multiple=True,
+              help="Folder of RGB photographs; for binary images .npz, .npy or folder. Repeatable.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the checkpoint; a run that was stopped goes on from it.")  # fmt: skip
 @click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Checkpoint of another run to begin from.")  # fmt: skip
-@click.option("--steps", default=20000, show_default=True, help="Optimiser steps in all.")
+@click.option("--steps", type=int, help="Optimiser steps in all.")
 @click.option("--until", type=int, help="Stop after this step, keeping the schedule of --steps.")
-@click.option("--decay", default=6000, show_default=True, help="Steps over which the rate falls to zero at the end.")
-@click.option("--batch", default=8, show_default=True, help="Crops per step.")
-@click.option("--crop", default=64, show_default=True, help="Side of a crop in pixels, a multiple of 16.")
-@click.option("--blocks", default=6, show_default=True, help="Residual blocks of the decoder.")
-@click.option("--channels", default=64, show_default=True, help="Width of the decoder.")
-@click.option("--pointwise", is_flag=True, help="Only 1x1 layers after the first (NeLLoC).")
-@click.option("--z-channels", default=8, show_default=True, help="Channels of z; 0 for a decoder alone.")
-@click.option("--z-from", default=0, show_default=True, help="Step at which z joins.")
-@click.option("--free-bits", default=0.1, show_default=True, help="Nats per patch and channel of z that are free.")
-@click.option("--kl-warmup", default=0, show_default=True, help="Steps over which the KL's weight rises to one.")
+@click.option("--decay", type=int, help="Steps over which the rate falls to zero at the end.")
+@click.option("--batch", type=int, help="Crops or images per step.")
+@click.option("--crop", type=int, help="Side of a photograph's crop in pixels, a multiple of 16.")
+@click.option("--blocks", type=int, help="Residual blocks of the decoder.")
+@click.option("--channels", type=int, help="Width of the decoder.")
+@click.option("--pointwise", is_flag=True, help="Only 1x1 layers after the decoder's first (NeLLoC).")
+@click.option("--z-channels", type=int, help="Channels of z; 0 for a decoder alone.")
+@click.option("--z-hidden", type=int, help="Width of the prior and of the layers next to z.")
+@click.option("--z-from", type=int, help="Step at which z joins.")
+@click.option("--free-bits", type=float, help="Nats per channel of z (and per patch of a photograph) that are free.")
+@click.option("--kl-warmup", type=int, help="Steps over which the KL's weight rises to one.")
+@click.option("--word-dropout", type=float, help="Share of pixels kept from the window; binary images only.")
 @click.option("--freeze-decoder", is_flag=True, help="Train only what belongs to z; needs --start.")
-@click.option("--rate", default=2e-3, show_default=True, help="Learning rate of Adam.")
-@click.option("--matrix-rate", default=4e-3, show_default=True, help="Learning rate of Muon.")
-@click.option("--seed", default=0, show_default=True, help="Seed of weights, crops and noise.")
-@click.option("--bf16/--fp32", default=True, show_default=True, help="Precision of the decoder's layers in training.")
+@click.option("--rate", type=float, help="Learning rate of Adam.")
+@click.option("--matrix-rate", type=float, help="Learning rate of Muon.")
+@click.option("--seed", type=int, help="Seed of weights, order of the data and noise.")
+@click.option("--bf16/--fp32", default=None, help="Precision of the layers in training.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def train(
-    folders: tuple[Path, ...],
-    output: Path,
+    preset_name: str,
+    sources: tuple[Path, ...],
+    output: Path | None,
     start: Path | None,
-    steps: int,
     until: int | None,
-    decay: int,
-    batch: int,
-    crop: int,
-    blocks: int,
-    channels: int,
     pointwise: bool,
-    z_channels: int,
-    z_from: int,
-    free_bits: float,
-    kl_warmup: int,
     freeze_decoder: bool,
-    rate: float,
-    matrix_rate: float,
-    seed: int,
-    bf16: bool,
+    bf16: bool | None,
     device: str,
     threads: int | None,
     quiet: bool,
+    **changes: Any,
 ) -> None:
-    """Train a model on photographs.
+    """Train a model on photographs or on binary images.
 
     The checkpoint in the output folder is written every 500 steps; the same command goes on from there. Turn it into
-    a model with `vlae-codec export`.
+    a model with `vlae-codec export`. What is not given comes from the configuration.
+
+    \b
+    Examples:
+      vlae-codec train --data my/photographs -o run
+      vlae-codec train --config vlae --data static_mnist.npz -o run
     """
     import torch
 
-    from ..models.config import VLAEConfig
-    from ..models.training.loop import Progress, Schedule, Trainer
+    from ..models.presets import PRESETS, preset
+    from ..models.training.loop import Progress, Trainer
 
+    if preset_name == "help":
+        for name, each in PRESETS.items():
+            click.echo(f"{name:<16} {each.about}")
+        return
+    if not sources or output is None:
+        raise click.UsageError("name the data with --data and a folder for the checkpoint with --output")
     if freeze_decoder and start is None:
         raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name its checkpoint with --start")
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = VLAEConfig(blocks=blocks, channels=channels, spatial=not pointwise, z_channels=z_channels)
-    schedule = Schedule(
-        steps=steps, decay=decay, batch=batch, crop=crop, rate=rate, matrix_rate=matrix_rate, seed=seed,
-        z_from=z_from, free_bits=free_bits, kl_warmup=kl_warmup, freeze_decoder=freeze_decoder,
-        z_dropout=0.0 if freeze_decoder else 0.1, bfloat16=bf16,
-    )  # fmt: skip
+    chosen = preset(preset_name)
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = dataclasses.replace(chosen.config, **{name: given[name] for name in CONFIG if name in given})
+    schedule = dataclasses.replace(chosen.schedule, **{name: given[name] for name in SCHEDULE if name in given})
+    if pointwise:
+        config = dataclasses.replace(config, spatial=False)
+    if bf16 is not None:
+        schedule = dataclasses.replace(schedule, bfloat16=bf16)
+    if freeze_decoder:
+        schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
     trainer = Trainer(config, schedule, output, start, device)
+    unit = "nats/image" if config.image_size else "bits/subpixel"
 
     def report(progress: Progress) -> None:
         if not quiet and progress.step % 50 == 0:
             click.echo(
-                f"step {progress.step}/{steps}  pixels {progress.pixels:.4f}  KL {progress.kl:.5f} bits/subpixel  "
-                f"{progress.crops_per_second:.1f} crops/s",
+                f"step {progress.step}/{schedule.steps}  pixels {progress.pixels:.4f}  KL {progress.kl:.5f} {unit}  "
+                f"{progress.images_per_second:.1f} images/s",
                 err=True,
             )
 
-    trainer.run(list(folders), report, until=until)
+    trainer.run(list(sources), report, until=until)

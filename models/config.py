@@ -10,7 +10,7 @@ from vlae_codec.errors import UnknownModel
 
 @dataclass(frozen=True)
 class VLAEConfig:
-    """Shape of a VLAE for 8-bit RGB images.
+    """Shape of a VLAE: for 8-bit RGB photographs of any size, or for binary images of one size.
 
     The window is what the first layer of the decoder sees of a pixel's surroundings: ``window_rows`` rows above,
     ``window_left`` pixels to the left, and ``window_right`` pixels to the right in the rows above. It also sets the
@@ -19,7 +19,8 @@ class VLAEConfig:
     Parameters
     ----------
     window_rows, window_left, window_right : int
-        Size of the local window in pixels. ``1 <= window_right <= window_left``.
+        Size of the local window in pixels. ``window_right <= window_left``; all zero for a factorised decoder, whose
+        pixels are independent given z.
     channels : int
         Width of the decoder's residual stream.
     blocks : int
@@ -33,6 +34,15 @@ class VLAEConfig:
         Channels of z; 0 makes a decoder without z.
     z_hidden : int
         Width of the encoder, of the prior, and of the map from z to features.
+    image_size : int
+        0: RGB images of any size, each subpixel a mixture of logistics, z on a grid of patches. Otherwise the side of
+        square binary images, each pixel a Bernoulli variable, with one vector z for each.
+    image_width : int
+        Width of the residual networks between whole images and z.
+    prior : str
+        ``autoregressive`` or ``gaussian`` (a standard normal).
+    posterior : str
+        ``diagonal``, or ``iaf``: an inverse autoregressive flow (Kingma et al. 2016), which cannot be coded with.
     """
 
     window_rows: int = 3
@@ -44,6 +54,10 @@ class VLAEConfig:
     mixtures: int = 5
     z_channels: int = 8
     z_hidden: int = 128
+    image_size: int = 0
+    image_width: int = 32
+    prior: str = "autoregressive"
+    posterior: str = "diagonal"
 
     #: Side of the square of pixels that one position of z stands for.
     Z_PATCH = 16
@@ -54,21 +68,35 @@ class VLAEConfig:
 
     def __post_init__(self) -> None:
         limits = {
-            "window_rows": (1, 8),
-            "window_left": (1, 8),
-            "window_right": (1, 8),
+            "image_size": (0, 64),
+            "image_width": (1, 256),
             "channels": (4, 256),
             "blocks": (0, 64),
             "mixtures": (1, 16),
             "z_channels": (0, 64),
             "z_hidden": (1, 512),
         }
+        reach = (0, self.image_size) if self.image_size else (1, 8)
+        limits |= {"window_rows": reach, "window_left": reach, "window_right": reach}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UnknownModel(f"model configuration: {name} is {value!r}, expected an integer in {low}..{high}")
         if type(self.spatial) is not bool:
             raise UnknownModel(f"model configuration: spatial is {self.spatial!r}, expected true or false")
+        for name, choices in (("prior", ("autoregressive", "gaussian")), ("posterior", ("diagonal", "iaf"))):
+            if getattr(self, name) not in choices:
+                raise UnknownModel(
+                    f"model configuration: {name} is {getattr(self, name)!r}, expected one of {', '.join(choices)}"
+                )
+        if self.image_size % 4:
+            raise UnknownModel(f"model configuration: image_size is {self.image_size}, expected a multiple of 4")
+        if self.image_size and self.spatial and not self.window_right:
+            raise UnknownModel("model configuration: window_right is 0, expected at least 1 with spatial blocks")
+        if not self.image_size and (self.prior, self.posterior) != ("autoregressive", "diagonal"):
+            raise UnknownModel(
+                f"model configuration: prior {self.prior} and posterior {self.posterior} need image_size above 0"
+            )
         if self.window_right > self.window_left:
             raise UnknownModel(
                 f"model configuration: window_right is {self.window_right}, "
@@ -89,13 +117,27 @@ class VLAEConfig:
         return above + [(0, dx) for dx in range(-self.window_left, 0)]
 
     @property
+    def colours(self) -> int:
+        """Channels of the images."""
+        return 1 if self.image_size else 3
+
+    @property
+    def taps(self) -> int:
+        """Inputs of the decoder's first layer: the window's subpixels, and the prediction where there is one."""
+        return len(self.window_offsets) + (0 if self.image_size else 1)
+
+    @property
     def outputs(self) -> int:
-        """Number of mixture parameters per pixel, see `LAYOUT` in `models.likelihood`."""
-        return 12 * self.mixtures
+        """Number of likelihood parameters per pixel: a logit, or see `LAYOUT` in `models.likelihood`."""
+        return 1 if self.image_size else 12 * self.mixtures
 
     def to_json(self) -> str:
-        """The configuration as JSON text."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """The configuration as JSON text; what a model for photographs does not need is left out."""
+        values = asdict(self)
+        if not self.image_size:
+            for name in ("image_size", "image_width", "prior", "posterior"):
+                del values[name]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> VLAEConfig:

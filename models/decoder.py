@@ -28,7 +28,7 @@ def ignore(name: str, activations: Tensor) -> None:
 
 def weight(outputs: int, inputs: int, gain: float = 2.0) -> nn.Parameter:
     """A weight matrix (outputs, inputs) with He's initialisation; gain 0 makes zeros."""
-    return nn.Parameter(torch.randn(outputs, inputs) * math.sqrt(gain / inputs))
+    return nn.Parameter(torch.randn(outputs, inputs) * math.sqrt(gain / max(inputs, 1)))
 
 
 class ResidualBlock(nn.Module):
@@ -66,50 +66,55 @@ class LocalDecoder(nn.Module):
         super().__init__()
         self.config = config
         width = config.channels
-        taps = len(config.window_offsets)
-        # Rows run over (tap, colour), then the prediction's three colours.
-        self.window_weight = weight(width, 3 * taps + 3)
+        # Rows run over (tap, colour), then the prediction's three colours where there is one.
+        self.window_weight = weight(width, config.colours * config.taps)
         self.window_bias = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList(ResidualBlock(config) for _ in range(config.blocks))
         self.head_weight1 = weight(width, width)
         self.head_bias1 = nn.Parameter(torch.zeros(width))
         self.head_weight2 = weight(config.outputs, width, gain=0.02)
-        self.head_bias2 = nn.Parameter(initial_bias(config.mixtures))
+        self.head_bias2 = nn.Parameter(torch.zeros(1) if config.image_size else initial_bias(config.mixtures))
 
     def window_kernel(self) -> Tensor:
-        """The first layer's weights as a convolution kernel (C, 3, rows + 1, left + right + 1)."""
+        """The first layer's weights as a convolution kernel (C, colours, rows + 1, left + right + 1)."""
         config = self.config
         width, columns = config.channels, config.window_left + config.window_right + 1
         places = (config.window_rows + 1) * columns
-        taps = len(config.window_offsets)
-        flat = F.pad(self.window_weight[:, : 3 * taps], (0, 3 * (places - taps)))
-        return flat.view(width, config.window_rows + 1, columns, 3).permute(0, 3, 1, 2)
+        taps, colours = len(config.window_offsets), config.colours
+        flat = F.pad(self.window_weight[:, : colours * taps], (0, colours * (places - taps)))
+        return flat.view(width, config.window_rows + 1, columns, colours).permute(0, 3, 1, 2)
 
-    def forward(self, x: Tensor, pred: Tensor, features: Tensor | None, observe: Observer = ignore) -> Tensor:
-        """Mixture parameters of every pixel.
+    def forward(self, x: Tensor, pred: Tensor | None, features: Tensor | None, observe: Observer = ignore) -> Tensor:
+        """Likelihood parameters of every pixel.
 
         Parameters
         ----------
         x, pred : Tensor, shape (B, 3, H, W), float
-            Pixel values 0..255 and their predictions.
+            Pixel values 0..255 and their predictions; for binary images x is (B, 1, H, W), -1 and 1, or 0 where the
+            pixel is kept from the decoder, and pred is None.
         features : Tensor, shape (B, channels, H, W), or None
             What z says of each pixel; None for a decoder without z.
 
         Returns
         -------
-        Tensor, shape (B, 12 K, H, W), laid out as `likelihood.LAYOUT`.
+        Tensor, shape (B, outputs, H, W), laid out as `likelihood.LAYOUT`.
         """
         config = self.config
         taps = len(config.window_offsets)
-        x = ((x - PIXEL_CENTRE) / PIXEL_UNIT).contiguous(memory_format=torch.channels_last)
-        pred = (pred - PIXEL_CENTRE) / PIXEL_UNIT
+        if pred is not None:
+            x = (x - PIXEL_CENTRE) / PIXEL_UNIT
+        x = x.contiguous(memory_format=torch.channels_last)
         padded = F.pad(x, (config.window_left, config.window_right, config.window_rows, 0))
         with torch.autocast(x.device.type, enabled=False):
-            h = F.conv2d(padded, self.window_kernel(), self.window_bias)
-            # The window holds differences from the prediction: subtract it under the sum of each colour's weights.
-            by_colour = self.window_weight[:, : 3 * taps].view(-1, taps, 3).sum(1)
-            absolute = self.window_weight[:, 3 * taps :]
-            h = h + F.conv2d(pred, (absolute - by_colour)[:, :, None, None])
+            if config.taps:
+                h = F.conv2d(padded, self.window_kernel(), self.window_bias)
+            else:
+                h = self.window_bias[None, :, None, None].expand(len(x), -1, *x.shape[2:])
+            if pred is not None:
+                # The window holds differences from the prediction: subtract it under the sum of each colour's weights.
+                by_colour = self.window_weight[:, : 3 * taps].view(-1, taps, 3).sum(1)
+                absolute = self.window_weight[:, 3 * taps :]
+                h = h + F.conv2d((pred - PIXEL_CENTRE) / PIXEL_UNIT, (absolute - by_colour)[:, :, None, None])
             if features is not None:
                 h = h + features
         if torch.is_autocast_enabled(x.device.type):

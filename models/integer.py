@@ -29,7 +29,8 @@ from vlae_codec import cdf
 from vlae_codec.errors import UnknownModel, UnsafeModel
 
 from .config import VLAEConfig
-from .decoder import NEIGHBOURS, PIXEL_UNIT
+from .decoder import NEIGHBOURS, PIXEL_UNIT, Observer
+from .image import NARROW
 from .likelihood import MEAN_UNIT
 from .prior import prior_offsets
 from .vlae import VLAE
@@ -49,6 +50,10 @@ MASKED_ACTIVATION_MAX = 1023
 #: Limits of pixels less 128, of the index of z on its grid, and of the decoder's outputs by block of the layout.
 PIXEL_LIMITS = (-128, 127)
 Z_LIMITS = (cdf.Z_MIN, cdf.Z_MIN + cdf.Z_COUNT - 1)
+#: Limits of a binary image's pixels: -1 and 1, 0 outside.
+BINARY_LIMITS = (-1, 1)
+#: Limits of a Bernoulli pixel's logit, in units of 1 / `cdf.BERNOULLI_STEPS` nats.
+LOGIT_LIMITS = (-1920, 1920)
 OUTPUT_LIMITS = ((-4096, 4095), (-(1 << 15), (1 << 15) - 1), (0, cdf.SCALE_COUNT - 1), (-512, 511))
 #: Version of the model file's layout.
 MODEL_VERSION = 1
@@ -215,6 +220,11 @@ class IntegerModel:
         ranges : dict of str to array
             Largest activation of each input channel of each layer, as `measure_ranges` gives.
         """
+        if model.config.posterior != "diagonal":
+            raise UnknownModel(
+                f"a model with posterior {model.config.posterior} cannot be coded with, expected diagonal: z would "
+                "have to be drawn on its grid under a density that a flow gives for real numbers only"
+            )
         return cls(model.config, _export_layers(model, ranges))
 
 
@@ -225,37 +235,76 @@ def model_id(data: bytes) -> bytes:
 
 def layer_shapes(config: VLAEConfig) -> dict[str, tuple[int, int, int, int]]:
     """(outputs, inputs, low, high) of every layer that a configuration has."""
-    width, taps = config.channels, len(config.window_offsets)
-    shapes = {"decoder.window": (width, 3 * taps + 3, *PIXEL_LIMITS)}
+    width = config.channels
+    shapes = {}
+    if config.taps:
+        limits = BINARY_LIMITS if config.image_size else PIXEL_LIMITS
+        shapes["decoder.window"] = (width, config.colours * config.taps, *limits)
     for i in range(config.blocks):
         shapes[f"decoder.block{i}.pointwise"] = (width, width, 0, ACTIVATION_MAX)
         fan_in = width * (len(NEIGHBOURS) if config.spatial else 1)
         shapes[f"decoder.block{i}.masked"] = (width, fan_in, 0, MASKED_ACTIVATION_MAX)
     shapes["decoder.head1"] = (width, width, 0, ACTIVATION_MAX)
     shapes["decoder.head2"] = (config.outputs, width, 0, ACTIVATION_MAX)
-    if config.z_channels:
-        z, hidden, narrow = config.z_channels, config.z_hidden, max(config.z_hidden // 2, 1)
+    z, hidden = config.z_channels, config.z_hidden
+    if z and config.prior == "autoregressive":
+        shapes["prior.0"] = (hidden, z * (len(prior_offsets(config)) + 1), *Z_LIMITS)
+        shapes["prior.1"] = (hidden, hidden, 0, ACTIVATION_MAX)
+        shapes["prior.2"] = (2 * z, hidden, 0, ACTIVATION_MAX)
+    if z and config.image_size:
+        shapes |= _image_shapes(config)
+    elif z:
+        narrow = max(hidden // 2, 1)
         squares = (VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH) ** 2
         shapes["encoder.0"] = (narrow, 48, *PIXEL_LIMITS)
         shapes["encoder.1"] = (hidden, 16 * narrow, 0, MASKED_ACTIVATION_MAX)
         shapes["encoder.2"] = (hidden, hidden, 0, ACTIVATION_MAX)
         shapes["encoder.3"] = (2 * z, hidden, 0, ACTIVATION_MAX)
-        shapes["prior.0"] = (hidden, z * (len(prior_offsets()) + 1), *Z_LIMITS)
-        shapes["prior.1"] = (hidden, hidden, 0, ACTIVATION_MAX)
-        shapes["prior.2"] = (2 * z, hidden, 0, ACTIVATION_MAX)
         shapes["features.0"] = (hidden, z, *Z_LIMITS)
         shapes["features.1"] = (width * squares, hidden, 0, ACTIVATION_MAX)
     return shapes
 
 
-def measure_ranges(model: VLAE, pictures: list[NDArray[np.uint8]]) -> dict[str, NDArray[np.float64]]:
-    """Largest input of each channel of each layer over crops (H, W, 3) whose sides are multiples of 16."""
+def _image_shapes(config: VLAEConfig) -> dict[str, tuple[int, int, int, int]]:
+    """The layers between whole images and z."""
+    z, hidden, width, quarter = config.z_channels, config.z_hidden, config.image_width, (config.image_size // 4) ** 2
+    plan = {
+        "encoder.1": (2 * width, 4 * width), "encoder.2": (NARROW, 2 * width), "encoder.3": (hidden, NARROW * quarter),
+        "encoder.4": (2 * z, hidden), "features.1": (NARROW * quarter, hidden), "features.2": (2 * width, NARROW),
+        "features.3": (4 * width, 2 * width), "features.4": (4 * config.channels, width),
+    }  # fmt: skip
+    for name, block in (("encoder.block0", 1), ("encoder.block1", 2), ("features.block0", 2), ("features.block1", 1)):
+        plan |= {f"{name}.{i}": (block * width, 9 * block * width) for i in (0, 1)}
+    # The larger the fan-in, the smaller the activations, which leaves the weights more.
+    shapes = {
+        name: (outputs, inputs, 0, ACTIVATION_MAX if inputs <= 256 else MASKED_ACTIVATION_MAX)
+        for name, (outputs, inputs) in plan.items()
+    }
+    return shapes | {"encoder.0": (width, 16, *BINARY_LIMITS), "features.0": (hidden, z, *Z_LIMITS)}
+
+
+def measure_image_ranges(model: VLAE, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    """Largest input of each channel of each layer over binary images (N, S, S) of zeros and ones."""
+    ranges, observe = _range_observer()
+    with torch.no_grad():
+        for part in torch.from_numpy(images)[:, None].float().split(256):
+            model.image_elbo(part, observe=observe)
+    return ranges
+
+
+def _range_observer() -> tuple[dict[str, NDArray[np.float64]], Observer]:
     ranges: dict[str, NDArray[np.float64]] = {}
 
     def observe(name: str, activations: Tensor) -> None:
         largest = activations.amax((0, 2, 3)).double().numpy()
         ranges[name] = np.maximum(ranges.get(name, 0.0), largest)
 
+    return ranges, observe
+
+
+def measure_ranges(model: VLAE, pictures: list[NDArray[np.uint8]]) -> dict[str, NDArray[np.float64]]:
+    """Largest input of each channel of each layer over crops (H, W, 3) whose sides are multiples of 16."""
+    ranges, observe = _range_observer()
     edge = torch.zeros(1)
     with torch.no_grad():
         for picture in pictures:
@@ -278,7 +327,8 @@ def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[
     def unit(name: str) -> NDArray[np.float64]:
         """Worth of one step of each input channel; a channel that is always small still gets a sane one."""
         largest = ranges[name]
-        return np.maximum(largest, 1e-3 * max(float(largest.max()), 1e-6)) / shapes[name][3]
+        # Where training has silenced a whole layer, any unit will do.
+        return np.maximum(largest, 1e-3 * (float(largest.max()) or 1.0)) / shapes[name][3]
 
     def add(
         name: str,
@@ -293,12 +343,14 @@ def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[
     # One unit for each channel of the residual stream, all along its way.
     stops = [f"decoder.block{i}.pointwise" for i in range(config.blocks)] + ["decoder.head1"]
     stream = np.max([unit(name) for name in stops], axis=0)
-    taps = len(config.window_offsets)
-    window = array(decoder.window_weight)
-    by_colour = window[:, : 3 * taps].reshape(-1, taps, 3).sum(1)
-    pixel = np.full(3 * taps + 3, 1.0 / PIXEL_UNIT)
-    full = np.concatenate([window[:, : 3 * taps], window[:, 3 * taps :] - by_colour], 1)
-    add("decoder.window", full, array(decoder.window_bias), pixel, stream)
+    if config.taps:
+        window = array(decoder.window_weight)
+        one = np.full(window.shape[1], 1.0 if config.image_size else 1.0 / PIXEL_UNIT)
+        if not config.image_size:
+            taps = len(config.window_offsets)
+            by_colour = window[:, : 3 * taps].reshape(-1, taps, 3).sum(1)
+            window = np.concatenate([window[:, : 3 * taps], window[:, 3 * taps :] - by_colour], 1)
+        add("decoder.window", window, array(decoder.window_bias), one, stream)
     for i, block in enumerate(decoder.blocks):
         name = f"decoder.block{i}"
         u = unit(f"{name}.masked")
@@ -307,37 +359,74 @@ def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[
         add(f"{name}.masked", array(block.weight2), array(block.bias2), np.tile(u, repeat), stream)
     head = unit("decoder.head2")
     add("decoder.head1", array(decoder.head_weight1), array(decoder.head_bias1), stream, head)
-    k = 3 * config.mixtures
-    out_unit = np.repeat(
-        [1 / cdf.LOGIT_STEPS, 1 / (cdf.MEAN_STEPS * MEAN_UNIT), 1 / cdf.SCALE_STEPS, 1 / cdf.COUPLING_STEPS], k
-    )
-    bias = array(decoder.head_bias2).copy()
-    bias[2 * k : 3 * k] -= cdf.SCALE_LOWEST
+    out_unit, bias = _output_units(config, array(decoder.head_bias2))
     add("decoder.head2", array(decoder.head_weight2), bias, head, out_unit)
-    if config.z_channels:
-        z = config.z_channels
-        encoder, prior, features = model.encoder, model.prior, model.features
-        # The second layer reads sixteen vectors of the first: one unit per channel serves all of them.
-        first = unit("encoder.1").reshape(16, -1).max(0)
-        units = [np.full(48, 1.0 / PIXEL_UNIT), np.tile(first, 16), unit("encoder.2"), unit("encoder.3")]
-        outs = [first, units[2], units[3]]
-        mean_unit, std_unit = 1 / (cdf.Z_STEPS * cdf.Z_MEAN_STEPS), 1 / cdf.Z_SCALE_STEPS
-        outs.append(np.repeat([mean_unit, std_unit], z))
-        for i in range(4):
-            b = array(encoder.biases[i]).copy()
-            if i == 3:
-                b[z:] += -1.0 - cdf.Z_SCALE_LOWEST
-            add(f"encoder.{i}", array(encoder.weights[i]), b, units[i], outs[i])
-        units = [np.full(z * (len(prior_offsets()) + 1), 1.0 / cdf.Z_STEPS), unit("prior.1"), unit("prior.2")]
-        outs = [units[1], units[2], np.repeat([mean_unit, std_unit], z)]
+    if not config.z_channels:
+        return layers
+    z_unit, mean_unit, std_unit = 1.0 / cdf.Z_STEPS, 1 / (cdf.Z_STEPS * cdf.Z_MEAN_STEPS), 1 / cdf.Z_SCALE_STEPS
+    gaussian = np.repeat([mean_unit, std_unit], config.z_channels)
+    # The log standard deviations count from the lowest one; the encoder's begin at -1.
+    lowest = np.repeat([0.0, cdf.Z_SCALE_LOWEST], config.z_channels)
+    start = np.repeat([0.0, -1.0], config.z_channels)
+    if config.prior == "autoregressive":
+        prior: Any = model.prior
+        units = [np.full(shapes["prior.0"][1], z_unit), unit("prior.1"), unit("prior.2")]
+        outs = [units[1], units[2], gaussian]
         for i, w in enumerate(prior.masked_weights()):
-            b = array(prior.biases[i]).copy()
-            if i == 2:
-                b[z:] -= cdf.Z_SCALE_LOWEST
-            add(f"prior.{i}", array(w), b, units[i], outs[i])
-        hidden = unit("features.1")
-        add("features.0", array(features.weight1), array(features.bias1), np.full(z, 1.0 / cdf.Z_STEPS), hidden)
-        squares = features.squares**2
-        zero = np.zeros(config.channels * squares)
-        add("features.1", array(features.weight2), zero, hidden, np.tile(stream, squares))
+            add(f"prior.{i}", array(w), array(prior.biases[i]) - (lowest if i == 2 else 0.0), units[i], outs[i])
+    encoder: Any = model.encoder
+    features: Any = model.features
+    if config.image_size:
+        quarter = (config.image_size // 4) ** 2
+
+        def blocks(part: str, module: Any, streams: list[NDArray[np.float64]]) -> None:
+            for i, (block, out) in enumerate(zip(module.blocks, streams, strict=True)):
+                inner = unit(f"{part}.block{i}.1")
+                add(f"{part}.block{i}.0", array(block.weight1), array(block.bias1), np.tile(out, 9), inner)
+                add(f"{part}.block{i}.1", array(block.weight2), array(block.bias2), np.tile(inner, 9), out)
+
+        # As above: one unit for each channel of a stream, and for each channel of an image that is cut into squares.
+        half = np.maximum(unit("encoder.block0.0"), unit("encoder.1").reshape(4, -1).max(0))
+        low = np.maximum(unit("encoder.block1.0"), unit("encoder.2"))
+        narrow = unit("encoder.3").reshape(quarter, -1).max(0)
+        units = [np.ones(16), np.tile(half, 4), low, np.tile(narrow, quarter), unit("encoder.4")]
+        outs = [half, low, narrow, units[4], gaussian]
+        for i in range(5):
+            b = array(encoder.biases[i]) + (start - lowest if i == 4 else 0.0)
+            add(f"encoder.{i}", array(encoder.weights[i]), b, units[i], outs[i])
+        blocks("encoder", encoder, [half, low])
+        low = np.maximum(unit("features.block0.0"), unit("features.3"))
+        half = np.maximum(unit("features.block1.0"), unit("features.4"))
+        narrow = unit("features.2")
+        units = [np.full(config.z_channels, z_unit), unit("features.1"), narrow, low, half]
+        outs = [units[1], np.tile(narrow, quarter), low, np.tile(half, 4), np.tile(stream, 4)]
+        for i in range(5):
+            # Without a window, the decoder's first layer is its bias alone, and that is added here.
+            bare = np.tile(array(decoder.window_bias), 4) if i == 4 and not config.taps else 0.0
+            add(f"features.{i}", array(features.weights[i]), array(features.biases[i]) + bare, units[i], outs[i])
+        blocks("features", features, [low, half])
+        return layers
+    # The second layer reads sixteen vectors of the first: one unit per channel serves all of them.
+    first = unit("encoder.1").reshape(16, -1).max(0)
+    units = [np.full(48, 1.0 / PIXEL_UNIT), np.tile(first, 16), unit("encoder.2"), unit("encoder.3")]
+    outs = [first, units[2], units[3], gaussian]
+    for i in range(4):
+        b = array(encoder.biases[i]) + (start - lowest if i == 3 else 0.0)
+        add(f"encoder.{i}", array(encoder.weights[i]), b, units[i], outs[i])
+    hidden = unit("features.1")
+    add("features.0", array(features.weight1), array(features.bias1), np.full(config.z_channels, z_unit), hidden)
+    squares = features.squares**2
+    zero = np.zeros(config.channels * squares)
+    add("features.1", array(features.weight2), zero, hidden, np.tile(stream, squares))
     return layers
+
+
+def _output_units(config: VLAEConfig, bias: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a step of each of the decoder's outputs is worth, and the last layer's bias, scales counted from zero."""
+    if config.image_size:
+        return np.full(1, 1 / cdf.BERNOULLI_STEPS), bias
+    k = 3 * config.mixtures
+    steps = (cdf.LOGIT_STEPS, cdf.MEAN_STEPS * MEAN_UNIT, cdf.SCALE_STEPS, cdf.COUPLING_STEPS)
+    shifted = bias.copy()
+    shifted[2 * k : 3 * k] -= cdf.SCALE_LOWEST
+    return np.repeat([1 / step for step in steps], k), shifted

@@ -365,6 +365,7 @@ class PriorPass:
     """The prior by numpy, on rows: z has one position for 256 pixels, so it never pays to move it to a GPU."""
 
     def __init__(self, model: IntegerModel) -> None:
+        self.config = model.config
         self.channels = model.config.z_channels
         layers = [model.layers[f"prior.{i}"] for i in range(3)]
         self.weights = [np.ascontiguousarray(layer.weight.T.astype(np.float32)) for layer in layers]
@@ -383,7 +384,7 @@ class PriorPass:
             The places.
         """
         reach = VLAEConfig.Z_WINDOW
-        taps = [padded[y + reach + dy, x + reach + dx] for dy, dx in [*prior_offsets(), (0, 0)]]
+        taps = [padded[y + reach + dy, x + reach + dx] for dy, dx in [*prior_offsets(self.config), (0, 0)]]
         return np.concatenate(taps, 1).astype(np.float32)
 
     def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,8 +18,10 @@ from .decoder import Observer, ignore, weight
 PRIOR_MEAN_MAX, PRIOR_LOG_STD_MIN, PRIOR_LOG_STD_MAX = 7.0, -3.0, 2.0
 
 
-def prior_offsets() -> list[tuple[int, int]]:
-    """Offsets (dy, dx) of the prior's window on the grid of z, in raster order."""
+def prior_offsets(config: VLAEConfig) -> list[tuple[int, int]]:
+    """Offsets (dy, dx) of the prior's window on the grid of z, in raster order; none where z is one vector."""
+    if config.image_size:
+        return []
     reach = VLAEConfig.Z_WINDOW
     above = [(dy, dx) for dy in range(-reach, 0) for dx in range(-reach, reach + 1)]
     return above + [(0, dx) for dx in range(-reach, 0)]
@@ -33,7 +35,7 @@ class Prior(nn.Module):
     def __init__(self, config: VLAEConfig) -> None:
         super().__init__()
         z, width = config.z_channels, config.z_hidden
-        context = z * len(prior_offsets())
+        context = z * len(prior_offsets(config))
         self.config = config
         group = torch.arange(width) // (width // z)
         channel = torch.arange(z)
@@ -68,7 +70,7 @@ class Prior(nn.Module):
         padded = F.pad(z, (reach, reach, reach, 0))
         taps = [
             padded[:, :, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-            for dy, dx in prior_offsets()
+            for dy, dx in prior_offsets(self.config)
         ]
         h = torch.cat([*taps, z], 1)
         weights = self.masked_weights()

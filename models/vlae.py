@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .config import VLAEConfig
 from .decoder import LocalDecoder, Observer, ignore, weight
 from .encoder import Encoder
+from .image import ImageEncoder, ImageFeatures, convolve
 from .likelihood import gradient_predictor, log_likelihood
 from .prior import Prior
 
@@ -46,6 +47,32 @@ class Features(nn.Module):
         return h.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * n, width * n)
 
 
+class GaussianPrior(nn.Module):
+    """The standard normal with the interface of `prior.Prior`: no parameters."""
+
+    def forward(self, z: Tensor, observe: Observer = ignore) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of every conditional: zeros shaped like z."""
+        return torch.zeros_like(z), torch.zeros_like(z)
+
+
+class InverseFlow(nn.Module):
+    """One mean-only step of an inverse autoregressive flow, z + m(z, context) (Kingma et al. 2016).
+
+    Its Jacobian is one, so the density of its result is that of the sample it began with.
+    """
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        self.masked = Prior(config)
+        self.context = weight(config.z_channels, config.z_hidden, 0.1)
+
+    def forward(self, z: Tensor, context: Tensor) -> Tensor:
+        """Map z (B, z_channels, 1, 1), given the encoder's last hidden layer, to the flow's result."""
+        # In reversed order, so that every channel comes to depend on all others through this and the prior.
+        mean, _ = self.masked((z + convolve(context, self.context, None)).flip(1))
+        return z + mean.flip(1)
+
+
 class VLAE(nn.Module):
     """The whole model; ``z_channels = 0`` in the configuration leaves only the decoder."""
 
@@ -54,9 +81,61 @@ class VLAE(nn.Module):
         self.config = config
         self.decoder = LocalDecoder(config)
         if config.z_channels:
-            self.encoder = Encoder(config)
-            self.prior = Prior(config)
-            self.features = Features(config)
+            self.encoder = ImageEncoder(config) if config.image_size else Encoder(config)
+            self.prior = Prior(config) if config.prior == "autoregressive" else GaussianPrior()
+            self.features = ImageFeatures(config) if config.image_size else Features(config)
+            if config.posterior == "iaf":
+                self.flow = InverseFlow(config)
+
+    def image_elbo(
+        self, x: Tensor, dropout: float = 0.0, samples: int = 1, observe: Observer = ignore
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The ELBO of binary images in its parts.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, 1, S, S)
+            Zeros and ones.
+        dropout : float
+            Share of the pixels that are kept from the decoder's window (word dropout, Bowman et al. 2016).
+        samples : int
+            How many times z is drawn for each image.
+
+        Returns
+        -------
+        -log p(x | z), (samples * B,); the KL per channel of z, in expectation over the noise where that is known,
+        (samples * B, z_channels); and log q(z | x) - log p(z) of the samples themselves, (samples * B,). In nats.
+        """
+        signed = 2.0 * x - 1.0
+        z_channels = max(self.config.z_channels, 1)
+        kl, ratio, features = x.new_zeros(len(x) * samples, z_channels), x.new_zeros(len(x) * samples), None
+        if self.config.z_channels:
+            mean, log_std, context = (t.float().repeat(samples, 1, 1, 1) for t in self.encoder(signed, observe))
+            noise = torch.randn_like(mean)
+            z = mean + torch.exp(log_std) * noise
+            if self.config.posterior == "iaf":
+                z = self.flow(z, context)
+            with torch.autocast(x.device.type, enabled=False):
+                prior_mean, prior_log_std = self.prior(z, observe)
+            part = prior_log_std - log_std + 0.5 * ((z - prior_mean) * torch.exp(-prior_log_std)) ** 2
+            # The noise's own part of log q is replaced by its expectation, or kept for importance weights.
+            kl = (part - 0.5).sum((2, 3))
+            ratio = (part - 0.5 * noise**2).sum((1, 2, 3))
+            features = self.features(z, observe)
+        logits = self.logits(signed, features, samples, dropout, observe)
+        target = x.repeat(samples, 1, 1, 1)
+        pixels = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum((1, 2, 3))
+        return pixels, kl, ratio
+
+    def logits(
+        self, signed: Tensor, features: Tensor | None, samples: int = 1, dropout: float = 0.0,
+        observe: Observer = ignore,
+    ) -> Tensor:  # fmt: skip
+        """Logits of pixels -1 and 1 (B, 1, S, S), each of which is used ``samples`` times."""
+        seen = signed.repeat(samples, 1, 1, 1)
+        if dropout:
+            seen = seen * (torch.rand_like(seen) >= dropout)
+        return self.decoder(seen, None, features, observe)
 
     def pixel_features(self, z: Tensor, observe: Observer = ignore) -> Tensor:
         """Features of every pixel, (B, channels, H, W)."""

@@ -39,6 +39,17 @@ def tiny_model() -> Model:
     return load_model(GOLDEN / "tiny.safetensors", "cpu")
 
 
+@pytest.fixture(scope="session", params=["tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"])
+def any_binary_model(request: pytest.FixtureRequest) -> Model:
+    """Models for binary images: with a window and an AF prior, with neither, and with all pixels but no z."""
+    return load_model(GOLDEN / f"{request.param}.safetensors", "cpu")
+
+
+@pytest.fixture(scope="session")
+def binary_model() -> Model:
+    return load_model(GOLDEN / "tiny-binary.safetensors", "cpu")
+
+
 @pytest.fixture(autouse=True)
 def _golden_models_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLAE_CODEC_MODELS", str(GOLDEN))
@@ -76,6 +87,15 @@ def vlae_file(image: Image.Image, way: StageKind, model: Model) -> bytes:
     assert planes is not None
     header = Header(Mode.VLAE, *image.size, imaging.digest_of(image))
     return encode_as(way, *planes, header, model)
+
+
+def binary_images(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Images (N, S, S) of zeros and ones: a filled square somewhere, and a little noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    top, left, side = rng.integers(0, size, (3, count, 1, 1))
+    square = (y >= top) & (y < top + side) & (x >= left) & (x < left + side)
+    return (square ^ (rng.random((count, size, size)) < 0.02)).astype(np.uint8)
 
 
 KINDS = ("smooth", "noise", "flat", "extreme", "gaps", "grey")

@@ -1,6 +1,8 @@
 """Learned lossless image compression: a Variational Lossy Autoencoder inside bits-back ANS coding."""
 
 from .api import compress, decompress, info
+from .archive import Archive, archive_array, archive_files
+from .dataset import ImageDataset
 from .errors import (
     CorruptFile,
     EmptyMessage,
@@ -15,8 +17,10 @@ from .errors import (
 from .registry import Model, load_model
 
 __all__ = [
+    "Archive",
     "CorruptFile",
     "EmptyMessage",
+    "ImageDataset",
     "Model",
     "NotAVlaeFile",
     "UnknownModel",
@@ -25,6 +29,8 @@ __all__ = [
     "UnsupportedVersion",
     "VerificationFailed",
     "VlaeError",
+    "archive_array",
+    "archive_files",
     "compress",
     "decompress",
     "info",

@@ -96,7 +96,7 @@ def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
 def _vlae(planes: np.ndarray, kind: PixelKind, header: Header, model: Model, progress: Progress) -> bytes:
     """The smallest .vlae file that the model makes of the planes."""
     ways = [StageKind.BITS_BACK]
-    if not model.coder.config.z_channels:
+    if not model.photographs.config.z_channels:
         ways = [StageKind.WITHOUT_Z]
     elif planes.size <= SMALL:
         ways = list(StageKind)
@@ -118,7 +118,7 @@ def encode_as(
 ) -> bytes:
     """A .vlae file of planes (H, W, 3) whose z is coded in a given way; fills in the header."""
     alphabet = Alphabet.of(planes, 3 if kind is PixelKind.RGB else 1)
-    message, stages, costs = model.coder.encode(planes, alphabet, way, progress)
+    message, stages, costs = model.photographs.encode(planes, alphabet, way, progress)
     header.mode, header.model_id, header.pixel_kind = Mode.VLAE, model.id, kind
     header.lanes, header.stages, header.occurring = message.lanes, stages, alphabet.occurring
     header.costs = (round(costs.z_prior), round(costs.z_posterior), round(costs.pixels))
@@ -168,14 +168,17 @@ def _decode(header: Header, payload: bytes, model: Model | None, progress: Progr
             f"the file was made with model {header.model_id.hex()}, not with {model.name} ({model.id.hex()})"
         )
     model = model or find_model(header.model_id)
-    if any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages) and not model.coder.config.z_channels:
+    if (
+        any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages)
+        and not model.photographs.config.z_channels
+    ):
         raise CorruptFile(f"the file codes z, which model {model.name} does not have")
     if len(payload) % 4:
         raise CorruptFile(f"the payload has {len(payload)} bytes, expected a multiple of 4")
     words = np.frombuffer(payload, "<u4").astype(np.uint32)
     message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet(header.occurring)
-    planes, costs = model.coder.decode(message, (header.height, header.width), alphabet, header.stages, progress)
+    planes, costs = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
     return imaging.from_planes(planes, header.pixel_kind), costs
 
 

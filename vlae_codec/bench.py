@@ -111,7 +111,7 @@ def main(image: str | None, megapixels: float, rounds: int, threads: int | None,
     """Time encoding and decoding on this machine."""
     if threads:
         set_threads(threads)
-    coder = load_model(model, device).coder
+    coder = load_model(model, device).photographs
     warm = test_picture(image, 0.02)
     run_quietly(coder, warm)
     run(coder, test_picture(image, megapixels), rounds)

@@ -36,6 +36,9 @@ SCALE_COUNT = 241
 #: A step of a coupling between channels is 1 / COUPLING_STEPS.
 COUPLING_STEPS = 256
 
+#: A unit of a Bernoulli pixel's logit, in nats, is 1 / BERNOULLI_STEPS: the distance of the sigmoid's table.
+BERNOULLI_STEPS = 128
+
 #: z lies on a grid of 1 / Z_STEPS, its index within [Z_MIN, Z_MIN + Z_COUNT).
 Z_STEPS = 16
 Z_MIN = -128
@@ -147,6 +150,12 @@ def gaussian_cdf(edges: NDArray[np.int64], mean: NDArray[np.int64], scale: NDArr
     value = left + (((NORMAL[index + 1] - left) * fraction) >> FRACTION_BITS)
     inner = ((value * ((1 << PRECISION) - Z_COUNT)) >> TABLE_BITS) + edges
     return np.where(edges == 0, 0, np.where(edges == Z_COUNT, 1 << PRECISION, inner))
+
+
+def bernoulli_cdf(logit: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Frequency of the symbol 0, which lies below 1, for logits of 1 in 1 / BERNOULLI_STEPS nats; in [1, 2^24)."""
+    table = SIGMOID[SIGMOID_END * BERNOULLI_STEPS - logit]
+    return ((table * ((1 << PRECISION) - 2)) >> TABLE_BITS) + 1
 
 
 def logistic_mixture_cdf(

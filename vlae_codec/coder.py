@@ -293,6 +293,16 @@ class Coder:
             raise CorruptFile("bits are left over after the last pixel")
         return image, costs
 
+    def sample(
+        self, z: NDArray[np.int64], shape: tuple[int, int], alphabet: Alphabet, message: Message,
+        progress: Progress = no_progress,
+    ) -> NDArray[np.uint8]:  # fmt: skip
+        """Draw an image (H, W, 3) from p(x | z), for z (h, w, z_channels), by popping it from a random message."""
+        image = np.zeros((*shape, 3), np.uint8)
+        stage = Stage(0, shape[0], StageKind.PLAIN_Z)
+        self._pop_pixels(message, image, alphabet, stage, self.parallel.features(z), Costs(), progress)
+        return image
+
     def _pop_stage(
         self, message: Message, image: NDArray[np.uint8], alphabet: Alphabet, stage: Stage, costs: Costs,
         progress: Progress,

@@ -32,6 +32,10 @@ class Mode(IntEnum):
 
     VLAE = 0
     FALLBACK = 1
+    #: Many images, see `vlae_codec.archive`.
+    ARCHIVE = 2
+    #: z only, see `vlae_codec.lossy`.
+    LOSSY = 3
 
 
 class PixelKind(IntEnum):
@@ -87,6 +91,13 @@ def pixel_digest(mode: str, size: tuple[int, int], data: bytes) -> bytes:
     state = hashlib.blake2b(f"{mode} {size[0]} {size[1]}\n".encode(), digest_size=8)
     state.update(data)
     return state.digest()
+
+
+def mode_of(data: bytes) -> Mode:
+    """The mode of a file from its first bytes; the errors of `read` if it has none."""
+    if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2 or data[len(MAGIC)] != VERSION:
+        read(data)
+    return Mode(Reader(data[len(MAGIC) + 1 :]).byte("the mode", len(Mode)))
 
 
 def write_varint(value: int) -> bytes:
@@ -201,6 +212,8 @@ def read(data: bytes) -> tuple[Header, bytes]:
         )
     reader.data = body
     mode = Mode(reader.byte("the mode", len(Mode)))
+    if mode not in (Mode.VLAE, Mode.FALLBACK):
+        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a single image")
     width = reader.varint("the width", 1, MAX_PIXELS)
     height = reader.varint("the height", 1, MAX_PIXELS // width)
     digest = reader.take(8, "the checksum of the pixels")

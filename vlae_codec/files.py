@@ -37,6 +37,19 @@ def check_writable(path: str, force: bool) -> None:
         raise VlaeError(f"no permission to write in {folder}")
 
 
+def below(folder: Path, name: str) -> Path:
+    """The path of a relative name below a folder, the folders on the way made; never outside, nor through a link."""
+    path = folder
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = name.split("/")
+    for part in parts[:-1]:
+        path = path / part
+        if path.is_symlink():
+            raise VlaeError(f"{path} is a symbolic link, which nothing is written through")
+        path.mkdir(exist_ok=True)
+    return path / parts[-1]
+
+
 def write_bytes(path: str, data: bytes, force: bool = False) -> None:
     """Write a temporary file in the same folder, then give it its name; or write to standard output for ``-``.
 

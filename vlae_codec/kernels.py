@@ -219,6 +219,69 @@ def pop_gaussians(heads, words, size, symbols, mean, scale, bits):
 
 
 @njit(cache=True, inline="always")
+def _coarse(r, mean, scale, centre, step):
+    """Cumulative frequency below bin r of a lattice of ``step`` grid bins, bin 0 around ``centre``."""
+    return _gaussian(min(max(centre + r * step - step // 2 - Z_MIN, 0), Z_COUNT), mean, scale)
+
+
+@njit(cache=True)
+def coarse_intervals(symbols, mean, scale, centre, step, starts, freqs):
+    """Intervals of symbols on a coarse lattice, see `vlae_codec.lossy`."""
+    for k in range(len(symbols)):
+        starts[k] = _coarse(symbols[k], mean[k], scale[k], centre[k], step)
+        freqs[k] = _coarse(symbols[k] + 1, mean[k], scale[k], centre[k], step) - starts[k]
+
+
+@njit(cache=True)
+def pop_coarse(heads, words, size, symbols, mean, scale, centre, step):
+    """Pop symbols that were pushed with `coarse_intervals`; returns the stack's size, or -1 if it ran dry."""
+    for k in range(len(symbols)):
+        lane = k % len(heads)
+        cf = np.int64(heads[lane] & np.uint64(_MASK))
+        low, high = np.int64(-Z_COUNT // step - 1), np.int64(Z_COUNT // step + 2)
+        while high - low > 1:
+            middle = (low + high) >> 1
+            if _coarse(middle, mean[k], scale[k], centre[k], step) <= cf:
+                low = middle
+            else:
+                high = middle
+        symbols[k] = low
+        start = _coarse(low, mean[k], scale[k], centre[k], step)
+        stop = _coarse(low + 1, mean[k], scale[k], centre[k], step)
+        size = _pop(heads, lane, words, size, np.uint64(start), np.uint64(stop - start))
+        if size < 0:
+            return -1
+    return size
+
+
+@njit(cache=True)
+def push_intervals(heads, words, size, starts, freqs):
+    """Push a vector of intervals, number k with lane k mod lanes; the first ends on top. Returns the stack's size."""
+    for k in range(len(starts) - 1, -1, -1):
+        size = _push(heads, k % len(heads), words, size, np.uint64(starts[k]), np.uint64(freqs[k]))
+    return size
+
+
+@njit(cache=True)
+def pop_bernoulli(heads, words, size, zeros, first, symbols):
+    """Pop bits into ``symbols``, bit k with lane (first + k) mod lanes.
+
+    ``zeros`` are the frequencies of the symbol 0. Returns the stack's size, or -1 if it ran dry.
+    """
+    for k in range(len(symbols)):
+        lane = (first + k) % len(heads)
+        cf = np.int64(heads[lane] & np.uint64(_MASK))
+        symbols[k] = cf >= zeros[k]
+        if symbols[k]:
+            size = _pop(heads, lane, words, size, np.uint64(zeros[k]), np.uint64(_TOTAL - zeros[k]))
+        else:
+            size = _pop(heads, lane, words, size, np.uint64(0), np.uint64(zeros[k]))
+        if size < 0:
+            return -1
+    return size
+
+
+@njit(cache=True, inline="always")
 def _rows_of_step(t, skew, rows, width):
     """First and last-plus-one row of the pixels with x + skew * y == t."""
     first = max((t - width) // skew + 1, 0)

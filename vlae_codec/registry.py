@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from .chain import ImageCoder
 from .coder import Coder
 from .errors import UnknownModel
 from .models.integer import IntegerModel, model_id
@@ -33,12 +34,27 @@ class Model:
         The file's name without its suffix.
     id : bytes
         What files made with this model hold, see `models.integer.model_id`.
-    coder : Coder
+    coder : Coder or ImageCoder
+        For photographs, or for binary images of one size.
+    data : bytes
+        The model file.
     """
 
     name: str
     id: bytes
-    coder: Coder
+    coder: Coder | ImageCoder
+    data: bytes = field(repr=False)
+
+    @property
+    def photographs(self) -> Coder:
+        """The coder of a model for photographs; `UnknownModel` for another."""
+        if not isinstance(self.coder, Coder):
+            size = self.coder.config.image_size
+            raise UnknownModel(
+                f"model {self.name} is for binary images of {size} x {size} pixels in archives, expected one for "
+                "photographs"
+            )
+        return self.coder
 
     @property
     def window(self) -> dict[str, int]:
@@ -116,5 +132,11 @@ def _id_of(path: Path, changed: int) -> bytes:
 
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, changed: int, device: str) -> Model:
-    data = _read(path)
-    return Model(path.stem, model_id(data), Coder(IntegerModel.from_bytes(data), device))
+    return model_from_bytes(_read(path), path.stem, device)
+
+
+def model_from_bytes(data: bytes, name: str, device: str = "auto") -> Model:
+    """A model from the bytes of its file; raises as `load_model` does."""
+    model = IntegerModel.from_bytes(data)
+    kind = ImageCoder if model.config.image_size else Coder
+    return Model(name, model_id(data), kind(model, choose_device(device)), data)

@@ -1,8 +1,11 @@
-"""The float model's ELBO on whole pictures, to be held against the integer model's files."""
+"""The float model's ELBO, to be held against the integer model's files."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,3 +51,38 @@ def folder_elbo(model: VLAE, folder: Path, with_z: bool = True) -> dict[str, tup
             if image.mode == "RGB":
                 result[path.name] = picture_elbo(model, np.asarray(image), with_z)
     return result
+
+
+def checkpoint_elbo(
+    model: VLAE, images: np.ndarray, samples: int, limit: int | None, seed: int, device: str,
+    progress: Callable[[int], None],
+) -> dict[str, Any]:  # fmt: skip
+    """`vlae_codec.evaluate.evaluate` of a float model, without an archive."""
+    torch.manual_seed(seed)
+    model = model.to(device).eval()
+    x = torch.from_numpy(images)[:, None].float()
+    sums = np.zeros(2)
+    importance: dict[str, Any] | None = None
+    with torch.inference_mode():
+        for part in x.split(250):
+            pixels, kl, _ = model.image_elbo(part.to(device))
+            sums += [float(pixels.double().sum()), float(kl.double().sum())]
+            progress(part.numel())
+        if samples:
+            nll = []
+            for image in x[:limit]:
+                logs = []
+                for first in range(0, samples, 256):
+                    pixels, _, ratio = model.image_elbo(image[None].to(device), samples=min(256, samples - first))
+                    logs.append(-(pixels.double() + ratio.double()))
+                    progress(image.numel() * len(logs[-1]))
+                nll.append(math.log(samples) - float(torch.cat(logs).logsumexp(0)))
+            spread = float(np.std(nll)) / math.sqrt(len(nll))
+            importance = {"nats": float(np.mean(nll)), "standard_error": spread, "samples": samples, "images": len(nll)}
+    pixels_mean, kl_mean = sums / len(images)
+    return {
+        "model": "checkpoint", "images": len(images),
+        "nats": {"elbo": pixels_mean + kl_mean, "pixels": pixels_mean, "kl": kl_mean},
+        "kl_bits": nats_to_bits(kl_mean), "bits_per_dim": nats_to_bits(pixels_mean + kl_mean) / images[0].size,
+        "importance": importance, "archive": None,
+    }  # fmt: skip

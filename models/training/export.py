@@ -10,12 +10,15 @@ import torch
 from vlae_codec.errors import UnknownModel
 
 from ..config import VLAEConfig
-from ..integer import IntegerModel, measure_ranges
+from ..integer import IntegerModel, measure_image_ranges, measure_ranges
 from ..vlae import VLAE
+from .binary import binarise, load_binary
 from .data import load_pictures
 
 #: Crops over which the ranges of activations are measured, and their side in pixels.
 CALIBRATION_CROPS, CALIBRATION_SIDE = 200, 128
+#: Binary images over which they are.
+CALIBRATION_IMAGES = 4000
 
 
 def load_average(path: Path) -> tuple[VLAE, dict]:
@@ -40,9 +43,16 @@ def without_z(model: VLAE) -> VLAE:
     return bare.eval()
 
 
-def export_model(model: VLAE, folders: list[Path]) -> IntegerModel:
-    """The integer form of a model, its ranges measured on crops spread over the training pictures."""
-    pictures = load_pictures(folders, CALIBRATION_SIDE)
+def export_model(model: VLAE, sources: list[Path]) -> IntegerModel:
+    """The integer form of a model, its ranges measured on crops or images spread over the training data."""
+    if model.config.image_size:
+        images = np.concatenate([load_binary(source, model.config.image_size) for source in sources])
+        images = images[:: max(1, len(images) // CALIBRATION_IMAGES)]
+        if images.max() > 1:
+            images = binarise(images, np.random.default_rng(0))
+        torch.manual_seed(0)
+        return IntegerModel.export(model, measure_image_ranges(model, images))
+    pictures = load_pictures(sources, CALIBRATION_SIDE)
     chosen = pictures[:: max(1, len(pictures) // CALIBRATION_CROPS)]
     torch.manual_seed(0)
     crops = [np.ascontiguousarray(p[:CALIBRATION_SIDE, :CALIBRATION_SIDE]) for p in chosen]

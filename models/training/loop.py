@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,14 +21,21 @@ from vlae_codec.errors import UnknownModel
 
 from ..config import VLAEConfig
 from ..vlae import VLAE, nats_to_bits
+from .binary import binary_batches, load_binary
 from .data import Batch, crop_loader, load_pictures
+from .muon import Muon
+
+#: Factor of the learning rates for the parts of z in a model of whole images.
+Z_RATE = 0.25
 
 
 @dataclass(frozen=True)
 class Schedule:
     """What a training run does; everything that decides its result besides the data and the configuration.
 
-    ``free_bits`` are nats per patch and channel of z below which the KL costs nothing (Kingma et al. 2016, C.8).
+    ``free_bits`` are nats per patch and channel of z below which the KL costs nothing (Kingma et al. 2016, C.8). With
+    ``soft_free_bits`` they are a target for the sum over the channels instead: the KL's weight falls by a tenth while
+    the KL is below it, and rises by a tenth while it is over 5 % above (VLAE, appendix C).
     ``z_from`` is the step at which z joins; over the ``kl_warmup`` steps from there the KL's weight rises from zero to
     one, so that z first learns what helps the pixels and then keeps what pays. ``freeze_decoder`` trains only the parts
     of z. ``z_dropout`` is the share of crops that are coded without z, so that the decoder also serves rows and
@@ -49,6 +57,8 @@ class Schedule:
     z_dropout: float = 0.1
     average: float = 0.999
     bfloat16: bool = True
+    soft_free_bits: bool = False
+    word_dropout: float = 0.0
 
     def rate_at(self, step: int) -> float:
         """Factor of the learning rates at a step."""
@@ -57,28 +67,44 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """Running means that the loop reports, in bits per subpixel."""
+    """Running means that the loop reports: bits per subpixel of photographs, nats per image of binary sets."""
 
     step: int
     pixels: float
     kl: float
-    crops_per_second: float
+    images_per_second: float
 
 
 def optimizers(model: VLAE, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for the square-ish matrices inside the decoder, Adam for everything else."""
-    matrices = [
-        p for name, p in model.decoder.named_parameters() if p.ndim == 2 and name.startswith(("blocks", "head_weight1"))
-    ]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
+    """Muon for the matrices inside the residual networks, Adam for everything else.
+
+    Each group has a ``factor`` of the schedule's rates: what belongs to z in a model of whole images learns more slowly
+    than the decoder. At the decoder's rate most of its rectified units fall silent within an epoch, and z with them.
+    """
+    inner = {
+        "decoder": ("blocks", "head_weight1"),
+        "encoder": ("blocks", "weights.2"),
+        "features": ("blocks", "weights.2"),
+    }
+    if not model.config.image_size:
+        inner = {"decoder": inner["decoder"]}
     if schedule.freeze_decoder:
-        fixed = {id(p) for p in model.decoder.parameters()}
-        return [torch.optim.Adam([p for p in others if id(p) not in fixed], lr=schedule.rate, betas=(0.9, 0.99))]
-    return [
-        torch.optim.Muon(matrices, lr=schedule.matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.Adam(others, lr=schedule.rate, betas=(0.9, 0.99)),
-    ]
+        inner = {}
+    matrices: dict[float, list[nn.Parameter]] = {}
+    others: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        part, _, rest = name.partition(".")
+        if schedule.freeze_decoder and part == "decoder":
+            continue
+        factor = Z_RATE if model.config.image_size and part != "decoder" else 1.0
+        chosen = matrices if parameter.ndim == 2 and rest.startswith(inner.get(part, ("-",))) else others
+        chosen.setdefault(factor, []).append(parameter)
+    found: list[torch.optim.Optimizer] = []
+    if matrices:
+        found.append(Muon([{"params": p, "factor": f} for f, p in matrices.items()], lr=schedule.matrix_rate))
+    groups = [{"params": p, "factor": f} for f, p in others.items()]
+    found.append(torch.optim.Adam(groups, lr=schedule.rate, betas=(0.9, 0.99)))
+    return found
 
 
 def loss_of(
@@ -103,6 +129,33 @@ def loss_of(
         paid = elbo.kl.sum(0).clamp(min=schedule.free_bits * count).sum() / subpixels
         objective = objective + min(1.0, (step - schedule.z_from + 1) / max(schedule.kl_warmup, 1)) * paid
     return objective, nats_to_bits(pixels.item()), nats_to_bits(kl.item())
+
+
+def loss_of_images(
+    model: VLAE, x: Tensor, schedule: Schedule, step: int, device: torch.device, weight: float
+) -> tuple[Tensor, float, float]:
+    """The objective in nats per pixel, and -log p(x | z) and KL in nats per image, of a batch of binary images.
+
+    ``weight`` multiplies the KL; see `next_weight`.
+    """
+    x = x.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16 and device.type == "cuda"):
+        pixels, kl, _ = model.image_elbo(x, schedule.word_dropout)
+    means = kl.mean(0)
+    paid = means.sum() if schedule.soft_free_bits else means.clamp(min=schedule.free_bits).sum()
+    weight *= min(1.0, (step + 1) / max(schedule.kl_warmup, 1))
+    # Per pixel, so that the limit on the gradient means the same for every size.
+    return (pixels.mean() + weight * paid) / x[0].numel(), float(pixels.detach().mean()), float(means.detach().sum())
+
+
+def next_weight(weight: float, kl: float, schedule: Schedule, channels: int) -> float:
+    """The KL's weight after a step whose KL was so many nats; one unless the free bits are soft."""
+    target = schedule.free_bits * channels
+    if not schedule.soft_free_bits:
+        return 1.0
+    if kl > 1.05 * target:
+        return min(1.0, weight * 1.1)
+    return max(1e-4, weight * 0.9) if kl < target else weight
 
 
 class Trainer:
@@ -132,6 +185,7 @@ class Trainer:
         self.model.decoder.requires_grad_(not schedule.freeze_decoder)
         self.step = 0
         self.seconds = 0.0
+        self.weight = 1.0
         if self.path.exists():
             self.load(self.path, resume=True)
         elif start is not None:
@@ -153,6 +207,7 @@ class Trainer:
             "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
+            "weight": self.weight,
         }
         temporary = self.path.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -168,26 +223,47 @@ class Trainer:
             raise UnknownModel(
                 f"{path}: was made with configuration {state['config']}, expected {self.config.to_json()}"
             )
-        if resume and state["schedule"] != dataclasses.asdict(self.schedule):
+        # A checkpoint of before some settings existed was made with their defaults.
+        made_with = dataclasses.asdict(Schedule()) | state["schedule"]
+        if resume and made_with != dataclasses.asdict(self.schedule):
             raise UnknownModel(f"{path}: was made with schedule {state['schedule']}, expected {self.schedule}")
         for module, key in ((self.model, "model"), (self.average, "average")):
             module.load_state_dict(state[key])
+        if self.config.image_size and not resume:
+            # Another set: its own schedule from the first step, from these weights.
+            self.model.load_state_dict(state["average"])
+            return
         if resume or not self.schedule.freeze_decoder:
             for mine, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 mine.load_state_dict(saved)
         self.step = state["step"]
         self.seconds = state["seconds"]
+        self.weight = state.get("weight", 1.0)
+
+    def _batches(self, sources: list[Path], last: int) -> Iterator[Batch] | Iterator[Tensor]:
+        schedule = self.schedule
+        if self.config.image_size:
+            images = np.concatenate([load_binary(path, self.config.image_size) for path in sources])
+            return binary_batches(images, schedule.batch, schedule.seed, self.step, last)
+        pictures = load_pictures(sources, schedule.crop)
+        return crop_loader(pictures, schedule.crop, schedule.batch, schedule.seed, self.step, last)
+
+    def _loss(self, batch: Batch | Tensor) -> tuple[Tensor, float, float]:
+        if isinstance(batch, Batch):
+            return loss_of(self.model, batch, self.schedule, self.step, self.device)
+        result = loss_of_images(self.model, batch, self.schedule, self.step, self.device, self.weight)
+        self.weight = next_weight(self.weight, result[2], self.schedule, self.config.z_channels)
+        return result
 
     def run(
-        self, folders: list[Path], report: Callable[[Progress], None], save_every: int = 500, until: int | None = None
+        self, sources: list[Path], report: Callable[[Progress], None], save_every: int = 500, until: int | None = None
     ) -> None:
         """Train to the schedule's end, or to step ``until``, calling ``report`` after every step."""
         schedule = self.schedule
         last = min(schedule.steps, until or schedule.steps)
         if self.step >= last:
             return
-        pictures = load_pictures(folders, schedule.crop)
-        batches = crop_loader(pictures, schedule.crop, schedule.batch, schedule.seed, self.step, last)
+        batches = self._batches(sources, last)
         pixels_mean = kl_mean = weight_sum = 0.0
         before, begun = self.seconds, time.monotonic()
         first = self.step
@@ -196,10 +272,10 @@ class Trainer:
             # One seed a step, so that a resumed run draws the same noise as one that was never stopped.
             torch.manual_seed(schedule.seed * 1_000_003 + self.step)
             for optimizer in self.optimizers:
-                rate = schedule.matrix_rate if isinstance(optimizer, torch.optim.Muon) else schedule.rate
+                rate = schedule.matrix_rate if isinstance(optimizer, Muon) else schedule.rate
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * schedule.rate_at(self.step)
-            objective, pixels, kl = loss_of(self.model, batch, schedule, self.step, self.device)
+                    group["lr"] = rate * group["factor"] * schedule.rate_at(self.step)
+            objective, pixels, kl = self._loss(batch)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             objective.backward()

@@ -180,7 +180,7 @@ def test_bad_sources_of_compress(tmp_path: Path, source: Path) -> None:
         path.write_bytes(data)
         check_refused(call("compress", path, "-o", tmp_path / "out.vlae", "-m", TINY), tmp_path, message)
     check_refused(call("compress", tmp_path / "none.png", "-o", tmp_path / "out.vlae"), tmp_path, "No such file")
-    check_refused(call("compress", tmp_path, "-o", tmp_path / "out.vlae"), tmp_path, "directory")
+    check_refused(call("compress", tmp_path, "-o", tmp_path / "out.vlae"), tmp_path, "animated.png has 2 frames")
 
 
 def test_bad_models(tmp_path: Path, source: Path, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

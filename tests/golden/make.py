@@ -15,18 +15,25 @@ from PIL import Image
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from conftest import picture, smooth, vlae_file  # noqa: E402
+from conftest import binary_images, picture, smooth, vlae_file  # noqa: E402
 from vlae_codec.models.config import VLAEConfig  # noqa: E402
-from vlae_codec.models.integer import IntegerModel, measure_ranges  # noqa: E402
+from vlae_codec.models.integer import IntegerModel, measure_image_ranges, measure_ranges  # noqa: E402
 from vlae_codec.models.vlae import VLAE  # noqa: E402
 
 import vlae_codec  # noqa: E402
+from vlae_codec import archive, lossy  # noqa: E402
 from vlae_codec.schedule import StageKind  # noqa: E402
 
 SHAPES = {
     "tiny": VLAEConfig(channels=8, blocks=2, mixtures=2, z_channels=2, z_hidden=8),
     "tiny-pointwise": VLAEConfig(window_rows=2, window_left=2, window_right=1, channels=8, blocks=1, spatial=False,
                                  mixtures=3, z_channels=4, z_hidden=8),
+    "tiny-binary": VLAEConfig(image_size=8, window_rows=2, window_left=2, window_right=1, channels=8, blocks=2,
+                              z_channels=4, z_hidden=16, image_width=4),
+    "tiny-binary-vae": VLAEConfig(image_size=8, window_rows=0, window_left=0, window_right=0, spatial=False, channels=8,
+                                  blocks=1, z_channels=4, z_hidden=16, image_width=4, prior="gaussian"),
+    "tiny-binary-no-z": VLAEConfig(image_size=8, window_rows=8, window_left=8, window_right=8, spatial=False,
+                                   channels=8, blocks=1, z_channels=0),
     "tiny-no-z": VLAEConfig(window_right=3, channels=8, blocks=3, mixtures=1, z_channels=0),
 }  # fmt: skip
 
@@ -41,6 +48,18 @@ def untrained(config: VLAEConfig) -> VLAE:
     return model
 
 
+def write_binary(name: str, model: VLAE, path: Path) -> None:
+    """A model for binary images, an archive of an array and one of files, and a lossy file."""
+    images = binary_images(300, 8)
+    np.save(HERE / "binary.npy", images)
+    path.write_bytes(IntegerModel.export(model, measure_image_ranges(model, images)).to_bytes())
+    loaded = vlae_codec.load_model(path, "cpu")
+    (HERE / f"{name}-array.vlae").write_bytes(archive.archive_array(images, loaded, segment=120, embed=True))
+    if model.config.z_channels:
+        source = archive.Source("array", 1, shape=images.shape)
+        (HERE / f"{name}-lossy.vlae").write_bytes(lossy.encode_images(images, loaded, source, []).to_bytes())
+
+
 def main() -> None:
     """Write the models, and files of each kind made with them."""
     rng = np.random.default_rng(0)
@@ -48,6 +67,9 @@ def main() -> None:
     for name, config in SHAPES.items():
         model = untrained(config)
         path = HERE / f"{name}.safetensors"
+        if config.image_size:
+            write_binary(name, model, path)
+            continue
         path.write_bytes(IntegerModel.export(model, measure_ranges(model, crops)).to_bytes())
         loaded = vlae_codec.load_model(path, "cpu")
         ways = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]

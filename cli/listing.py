@@ -1,0 +1,27 @@
+"""``vlae-codec list``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("list")
+@click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_images(source: Path, as_json: bool) -> None:
+    """List the images in the archive SOURCE, in order, without decoding them."""
+    from vlae_codec.archive import Archive
+    from vlae_codec.errors import CorruptFile
+
+    with Archive.open(source) as archive:
+        names = archive.names
+        if as_json:
+            click.echo(json.dumps({"images": names, "damaged": archive.damaged}, indent=2))
+        else:
+            for name in names:
+                click.echo(name)
+        if archive.damaged:
+            raise CorruptFile(f"damaged: {'; '.join(archive.damaged)}")

@@ -1,0 +1,65 @@
+"""Configurations by name: for photographs, for binary images, and what the paper holds the latter against."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlae_codec.errors import UnknownModel
+
+from .config import VLAEConfig
+from .training.loop import Schedule
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration, the schedule that suits it, and one line that says what it is."""
+
+    about: str
+    config: VLAEConfig
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+_VLAE = VLAEConfig(
+    image_size=28, channels=16, blocks=4, z_channels=32, z_hidden=256, image_width=24,
+)  # fmt: skip
+_SCHEDULE = Schedule(
+    steps=20000, decay=8000, batch=64, rate=2e-3, matrix_rate=4e-3, free_bits=0.05, average=0.999, bfloat16=False
+)
+
+
+def _vlae(about: str, schedule: dict[str, Any] | None = None, **config: Any) -> Preset:
+    changed = dataclasses.replace(_SCHEDULE, **(schedule or {}))
+    return Preset(about, dataclasses.replace(_VLAE, **config), changed)
+
+
+def _window(reach: int, **config: Any) -> dict[str, Any]:
+    """A decoder of 1x1 layers whose window reaches so far up, left and right."""
+    return {"window_rows": reach, "window_left": reach, "window_right": reach, "spatial": False, **config}
+
+
+PRESETS = {
+    "photo": Preset("photographs: z on a grid, local PixelCNN, mixture of logistics", VLAEConfig()),
+    "vlae": _vlae("28x28 binary images: AF prior and local PixelCNN"),
+    "vae": _vlae("the standard VAE: factorised decoder, Gaussian prior", prior="gaussian", **_window(0)),
+    "iaf-vae": _vlae("factorised decoder, IAF posterior", prior="gaussian", posterior="iaf", **_window(0)),
+    "af-vae": _vlae("factorised decoder, AF prior", **_window(0)),
+    "gaussian-prior": _vlae("VLAE with a Gaussian prior", prior="gaussian"),
+    "window-1": _vlae("AF prior, decoder that sees 1 pixel up, left and right", **_window(1)),
+    "window-2": _vlae("AF prior, decoder that sees 2 pixels up, left and right", **_window(2)),
+    "window-4": _vlae("AF prior, decoder that sees 4 pixels up, left and right", **_window(4)),
+    "full-window": _vlae("AF prior, decoder that sees all pixels before its own: z collapses", **_window(28)),
+    "pixelcnn": _vlae("unconditional PixelCNN: no z", z_channels=0),
+    "no-free-bits": _vlae("VLAE trained on the plain ELBO", {"free_bits": 0.0}),
+    "soft-free-bits": _vlae("VLAE with the paper's soft free bits", {"soft_free_bits": True, "free_bits": 0.25}),
+    "kl-annealing": _vlae("VLAE whose KL joins slowly, without free bits", {"free_bits": 0.0, "kl_warmup": 4000}),
+    "word-dropout": _vlae("VLAE with a quarter of the decoder's pixels dropped", {"word_dropout": 0.25}),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of a name; `UnknownModel` lists the names if there is none."""
+    if name not in PRESETS:
+        raise UnknownModel(f"no configuration {name!r}; the names are {', '.join(PRESETS)}")
+    return PRESETS[name]

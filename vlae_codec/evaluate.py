@@ -1,0 +1,124 @@
+"""A model for binary images measured: ELBO in parts, importance-weighted likelihood, and the size of real files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import archive, cdf
+from .chain import MAX_BATCH, ImageCoder, gaussian_bits, pixel_bits
+from .coder import Progress, no_progress
+from .errors import UnknownModel
+from .registry import Model
+
+#: Nats in a bit.
+NATS = math.log(2.0)
+
+
+def draw_posterior(
+    posterior: tuple[NDArray[np.int64], NDArray[np.int64]], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Z (N, z_channels) on its grid, drawn under q."""
+    mean, scale = posterior
+    std = np.exp(cdf.Z_SCALE_LOWEST + scale / cdf.Z_SCALE_STEPS) * cdf.Z_STEPS
+    z = np.rint(mean / cdf.Z_MEAN_STEPS + std * rng.standard_normal(mean.shape)).astype(np.int64)
+    return z.clip(cdf.Z_MIN, cdf.Z_MIN + cdf.Z_COUNT - 1)
+
+
+def image_parts(
+    coder: ImageCoder, images: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """-log p(z), -log q(z | x) and -log p(x | z) of images (N, S, S) under one draw of z each, in bits, (N,) each."""
+    if not coder.config.z_channels:
+        none = np.zeros(len(images))
+        return none, none, pixel_bits(images, coder.networks.logits(images, None))
+    posterior = coder.networks.posterior(images)
+    z = draw_posterior(posterior, rng)
+    prior_bits = gaussian_bits(z, *coder.networks.prior(z)).sum(1)
+    logits = coder.networks.logits(images, coder.networks.features(z))
+    return prior_bits, gaussian_bits(z, *posterior).sum(1), pixel_bits(images, logits)
+
+
+def importance_nll(
+    coder: ImageCoder, images: NDArray[np.uint8], samples: int, rng: np.random.Generator,
+    progress: Progress = no_progress,
+) -> NDArray[np.float64]:  # fmt: skip
+    """-log p(x) in nats, (N,), from ``samples`` draws of z for each image (Burda et al. 2016).
+
+    An upper bound on average, tighter the more draws. The draws go through the networks in batches, and only
+    a running sum is kept.
+    """
+    results = []
+    for image in images:
+        largest, total = -np.inf, 0.0
+        for first in range(0, samples, MAX_BATCH):
+            copies = np.repeat(image[None], min(MAX_BATCH, samples - first), 0)
+            prior, posterior, pixels = image_parts(coder, copies, rng)
+            logs = -NATS * (prior - posterior + pixels)
+            top = max(largest, float(logs.max()))
+            total = total * math.exp(largest - top) + float(np.exp(logs - top).sum())
+            largest = top
+            progress(copies.size)
+        results.append(math.log(samples) - largest - math.log(total))
+    return np.array(results)
+
+
+def evaluate(
+    model: Model, images: NDArray[np.uint8], *, samples: int = 0, limit: int | None = None, seed: int = 0,
+    segment: int = archive.SEGMENT, progress: Progress = no_progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Theory and files side by side.
+
+    Parameters
+    ----------
+    model : Model
+        One for binary images.
+    images : array of uint8, shape (N, S, S)
+        Zeros and ones.
+    samples : int
+        Draws of z for each image's importance-weighted likelihood; 0 leaves it out.
+    limit : int, optional
+        How many of the images, the first ones, that is computed for.
+    seed : int
+        Of the draws.
+    segment : int
+        Images that share a segment of the archive.
+
+    Returns
+    -------
+    dict: ``nats`` per image (``elbo``, ``pixels``, ``kl``, and ``z_prior``, ``z_posterior`` in bins), ``kl_bits``,
+    ``bits_per_dim``, ``importance`` (None, or ``nats``, ``standard_error``, ``samples``, ``images``), and ``archive``
+    (``bytes``, ``nats``, ``bits``, ``over_elbo``: how much larger than the ELBO, as a share).
+    """
+    coder = model.coder
+    if not isinstance(coder, ImageCoder):
+        raise UnknownModel(f"model {model.name} is for photographs; eval is for models of binary images")
+    rng = np.random.default_rng(seed)
+    sums = np.zeros(3)
+    for first in range(0, len(images), MAX_BATCH):
+        part = images[first : first + MAX_BATCH]
+        sums += [float(bits.sum()) for bits in image_parts(coder, part, rng)]
+        progress(part.size)
+    prior, posterior, pixels = sums * NATS / len(images)
+    elbo = prior - posterior + pixels
+    importance = None
+    if samples:
+        chosen = images[:limit]
+        nll = importance_nll(coder, chosen, samples, rng, progress)
+        importance = {
+            "nats": float(nll.mean()), "standard_error": float(nll.std() / math.sqrt(len(nll))),
+            "samples": samples, "images": len(nll),
+        }  # fmt: skip
+    size = len(archive.archive_array(images, model, segment=segment, verify=False, progress=progress))
+    nats = 8 * size * NATS / len(images)
+    return {
+        "model": model.name, "model_id": model.id.hex(), "images": len(images),
+        "nats": {"elbo": elbo, "pixels": pixels, "kl": prior - posterior, "z_prior": prior, "z_posterior": posterior},
+        "kl_bits": (prior - posterior) / NATS,
+        "bits_per_dim": elbo / NATS / images[0].size,
+        "importance": importance,
+        "archive": {"bytes": size, "nats": nats, "bits": nats / NATS, "over_elbo": nats / elbo - 1},
+    }  # fmt: skip
