@@ -352,14 +352,6 @@ class Archive:
     segments : list of Segment
     damaged : list of str
         What a damaged archive lacks, one line each; empty for a sound one.
-
-    Examples
-    --------
-    >>> model = load_model("static-mnist", "cpu")
-    >>> images = np.zeros((3, 28, 28), np.uint8)
-    >>> archive = Archive(io.BytesIO(archive_array(images, model)))
-    >>> len(archive), archive[2].shape
-    (3, (28, 28))
     """
 
     def __init__(self, file: BinaryIO, model: Model | None = None, device: str = "auto") -> None:

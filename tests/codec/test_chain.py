@@ -124,8 +124,9 @@ def test_the_integer_network_follows_the_float_one() -> None:
                 integer_features = networks.features(z)
             expected = model.logits(signed, features)[:, 0].numpy()
         got = networks.logits(images, integer_features) / cdf.BERNOULLI_STEPS
-        assert expected.std() > 0.05
+        # The logits of an untrained model differ little, and a step is 1/128.
         assert np.abs(got - expected).max() < 0.05
+        assert np.abs(got - expected).mean() < 0.3 * expected.std()
 
 
 def test_a_flow_posterior_is_refused() -> None:

@@ -57,7 +57,9 @@ def write_binary(name: str, model: VLAE, path: Path) -> None:
     (HERE / f"{name}-array.vlae").write_bytes(archive.archive_array(images, loaded, segment=120, embed=True))
     if model.config.z_channels:
         source = archive.Source("array", 1, shape=images.shape)
-        (HERE / f"{name}-lossy.vlae").write_bytes(lossy.encode_images(images, loaded, source, []).to_bytes())
+        file = lossy.encode_images(images, loaded, source, [], fidelity=4.0)
+        (HERE / f"{name}-lossy.vlae").write_bytes(file.to_bytes())
+        np.save(HERE / f"{name}-drawn.npy", np.packbits(lossy.reconstruct(file, loaded, seed=7)))
 
 
 def main() -> None:
