@@ -17,6 +17,8 @@ from .options import coding_options, note, progress_bar, use_threads
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Decode and compare before the output appears."
 )
+@click.option("--pixels", is_flag=True, help="Code the pixels even of a JPEG, or where the source file is smaller.")
+@click.option("--strip", is_flag=True, help="Leave out metadata.")
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
@@ -25,6 +27,8 @@ def compress(
     sources: tuple[str, ...],
     output: str,
     verify: bool,
+    pixels: bool,
+    strip: bool,
     segment: int | None,
     embed_model: bool,
     key: str,
@@ -36,9 +40,10 @@ def compress(
 ) -> None:
     """Compress images without loss.
 
-    One image SOURCE (- for standard input) becomes one image's file. RGB and grey images are coded by the model. Images
-    of other modes (alpha, palette, 16 bits), and pictures for which that is smaller, are kept as lossless WebP, PNG or
-    deflated pixels inside the .vlae file.
+    One image SOURCE (- for standard input) becomes one image's file. RGB and grey images are coded by the model, an
+    alpha channel by itself. Palettes and other modes, and pictures for which that is smaller, are kept as lossless
+    WebP, PNG or deflated pixels inside the .vlae file. JPEG and other formats that lose pixels, animations, 16-bit
+    colour, and files that nothing makes smaller are stored as they are; --pixels codes the pixels all the same.
 
     Several images, a folder, or an array of images in a .npy or .npz file become an archive. So do single images with a
     model for binary images of one size, such as static-mnist; those cost a few bytes each in company.
@@ -50,9 +55,10 @@ def compress(
       vlae-codec compress my/photographs -o photographs.vlae
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
-    from vlae_codec import api, archive, files, imaging
+    from vlae_codec import api, archive, files
     from vlae_codec.archive import SEGMENT, find_images, is_array, load_array
     from vlae_codec.chain import ImageCoder
+    from vlae_codec.container import Reason
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
     files.check_writable(output, force)
@@ -64,18 +70,25 @@ def compress(
     if single and not isinstance(model.coder, ImageCoder):
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this is one image")
-        image = imaging.open_image(files.read_bytes(sources[0]), sources[0])
-        pixels = image.width * image.height
-        with progress_bar(quiet, "compress", pixels * passes) as update:
-            data = api.compress(image, model, verify=verify, progress=update)
+        source = files.read_bytes(sources[0])
+        name = "" if sources[0] == files.STANDARD else Path(sources[0]).name
+        with progress_bar(quiet, "compress", None) as update:
+            data = api.compress_file(source, name, model, pixels=pixels, strip=strip, verify=verify, progress=update)
         files.write_bytes(output, data, force)
         what = api.info(data)
+        if what["mode"] == "stored":
+            advice = "; --pixels codes its pixels all the same" if what["why"] == Reason.LOSSY.text else ""
+            note(quiet, f"{output}: {len(data)} bytes, the source as it is: {what['why']}{advice}")
+            return
+        seconds = time.monotonic() - begun
         note(
             quiet,
             f"{output}: {len(data)} bytes, {what['bits_per_subpixel']:.3f} bits per subpixel, {what['mode']}, "
-            f"{pixels / 1e6 / (time.monotonic() - begun):.2f} MP/s{' with verification' if verify else ''}",
+            f"{what['width'] * what['height'] / 1e6 / seconds:.2f} MP/s{' with verification' if verify else ''}",
         )
         return
+    if pixels or strip:
+        raise click.UsageError("--pixels and --strip are for single images, not for archives")
     options: dict[str, Any] = {"segment": segment or SEGMENT, "embed": embed_model, "verify": verify}
     if len(sources) == 1 and is_array(sources[0]):
         array, found = load_array(Path(sources[0]), key)

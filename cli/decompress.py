@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source")
 @click.option(
-    "-o", "--output", required=True,
-    help="Image to write, its format by the suffix; - for PNG on standard output. For an archive a folder, "
-    "or a .npy or .npz file if it was one.",
+    "-o", "--output",
+    help="Image to write, its format by the suffix; - for standard output; by default the source's name and format. "
+    "For an archive a folder, or a .npy or .npz file if it was one.",
 )  # fmt: skip
 @click.option("--select", multiple=True, metavar="NAME", help="Archives: only the image of this name or number.")
 @click.option("--mode", "how", type=click.Choice(["sample", "mean"]), default="sample", show_default=True,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @coding_options
 def decompress(
     source: str,
-    output: str,
+    output: str | None,
     select: tuple[str, ...],
     how: str,
     samples: int,
@@ -47,53 +48,89 @@ def decompress(
 ) -> None:
     """Restore what the .vlae file SOURCE holds (- for standard input).
 
-    An image's output format must keep the pixels exactly: .png, .webp (lossless), .tiff, .bmp, .ppm. Nothing is written
+    Without --output an image gets the name and the format of the file that was compressed, in the current folder. A
+    format given by --output must keep the pixels exactly: .png, .webp (lossless), .tiff, .bmp, .ppm. Nothing is written
     unless the checksum of the pixels is right and the output reads back as the same image.
 
     From a damaged archive the intact segments are restored and the damaged ones named; the exit code is 1.
 
     \b
     Examples:
-      vlae-codec decompress photo.vlae -o photo.png
+      vlae-codec decompress photo.vlae
+      vlae-codec decompress photo.vlae -o photo.tiff
       vlae-codec decompress photographs.vlae -o folder
       vlae-codec decompress digits.vlae -o digits.npy
       vlae-codec decompress photographs.vlae --select holiday/1.png -o 1.png
     """
-    from vlae_codec import api, container, files, imaging
+    from vlae_codec import api, container, files
     from vlae_codec.archive import Archive
     from vlae_codec.container import Mode
     from vlae_codec.lossy import LossyFile, find_lossy_model
-    from vlae_codec.registry import choose_device, find_model, load_model
+    from vlae_codec.registry import choose_device, load_model
 
     use_threads(threads)
     data = files.read_bytes(source)
     device = choose_device(device)
     given = load_model(model_name, device) if model_name else None
     mode = container.mode_of(data)
+    if mode in (Mode.ARCHIVE, Mode.LOSSY) and output is None:
+        raise click.UsageError(f"{source} is not a single image: name an output with --output")
     if mode is Mode.ARCHIVE:
         import io
+
+        assert output is not None
 
         _restore_archive(Archive(io.BytesIO(data), given, device), output, select, force, quiet)
         return
     if select:
         raise click.UsageError(f"--select is for archives, and {source} is not one")
     if mode is Mode.LOSSY:
+        assert output is not None
         file = LossyFile.from_bytes(data)
         _restore_lossy(file, find_lossy_model(file, given, device), output, how, samples, seed, force, quiet)
         return
-    files.check_writable(output, force)
-    header, _ = container.read(data)
-    model = given
-    if header.mode is Mode.VLAE and model is None:
-        model = find_model(header.model_id, device)
     begun = time.monotonic()
-    pixels = header.width * header.height
-    with progress_bar(quiet, "decompress", pixels) as update:
-        image = api.decompress(data, model, progress=update)
-    encoded = imaging.encode_output(image, ".png" if output == files.STANDARD else Path(output).suffix)
+    with progress_bar(quiet, "decompress", None) as update:
+        output, encoded = _restore_image(data, given, device, output, force, update)
     files.write_bytes(output, encoded, force)
-    seconds = time.monotonic() - begun
-    note(quiet, f"{output}: {image.width} x {image.height}, {image.mode}, {pixels / 1e6 / seconds:.2f} MP/s")
+    what = api.info(data)
+    if mode is Mode.STORED:
+        note(quiet, f"{output}: the source file as it was")
+        return
+    speed = what["width"] * what["height"] / 1e6 / (time.monotonic() - begun)
+    note(quiet, f"{output}: {what['width']} x {what['height']}, {what['image_mode']}, {speed:.2f} MP/s")
+
+
+def _restore_image(
+    data: bytes, model: Model | None, device: str, output: str | None, force: bool, update: Callable[[int], None]
+) -> tuple[str, bytes]:
+    """Where a single image goes, and the bytes of its file; the place is checked before any work."""
+    from vlae_codec import api, container, files, imaging
+    from vlae_codec.errors import UnsupportedImage
+    from vlae_codec.registry import find_model
+
+    original = str(api.info(data)["name"])
+    suffix = Path(output or "").suffix
+    if output is None:
+        if not original:
+            raise UnsupportedImage("the file does not name its source; name an output with --output")
+        output = original
+    files.check_writable(output, force)
+    as_it_was = output == files.STANDARD or suffix.lower() == Path(original).suffix.lower()
+    if container.mode_of(data) is container.Mode.STORED:
+        if not as_it_was and suffix and imaging.format_of(output) != imaging.format_of(original):
+            raise UnsupportedImage(
+                f"the file holds {original or 'its source'} as it is, which cannot become {suffix}: decompress it "
+                "without --output, then convert"
+            )
+        return output, api.restore_file(data)[1]
+    header, _ = container.read(data)
+    if header.mode is container.Mode.VLAE and model is None:
+        model = find_model(header.model_id, device)
+    if as_it_was:
+        return output, api.restore_file(data, model, progress=update)[1]
+    image = api.decompress(data, model, progress=update)
+    return output, imaging.encode_output(image, suffix, header.metadata)
 
 
 def _restore_archive(archive: Archive, output: str, select: tuple[str, ...], force: bool, quiet: bool) -> None:

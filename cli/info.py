@@ -35,6 +35,11 @@ def info(source: str, as_json: bool) -> None:
         click.echo(json.dumps(what, indent=2))
     elif mode is container.Mode.LOSSY:
         _print_lossy(what)
+    elif mode is container.Mode.STORED:
+        click.echo(
+            f"{'stored':<16} {what['name'] or 'a source file'}, {what['stored_bytes']} bytes, as it is: {what['why']}"
+        )
+        click.echo(f"{'file':<16} {what['file_bytes']} bytes")
     else:
         _print(what)
 
@@ -53,10 +58,12 @@ def _print(what: dict[str, Any]) -> None:
         click.echo(f"{name:<16} {value}")
     labels = {
         "z_prior": "+ z under p(z)", "z_posterior": "- z under q(z|x)", "pixels": "+ pixels",
-        "lanes_and_flush": "+ lanes, flush", "header": "+ header",
+        "alpha": "+ alpha", "stored": "+ stored files", "lanes_and_flush": "+ lanes, flush", "header": "+ header",
     }  # fmt: skip
     for key, label in labels.items():
-        bits = what["bits"][key]
+        bits = what["bits"].get(key, 0)
+        if key in ("alpha", "stored") and not bits:
+            continue
         click.echo(f"{label:<16} {bits:>12} bits  {100 * bits / total:7.3f} %")
     click.echo(f"{'= file':<16} {total:>12} bits  100.000 %")
     if what["elbo_bits"] is not None:
@@ -83,7 +90,8 @@ def _image_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
             f"{what['width']} x {what['height']}, {what['image_mode']}, "
             f"metadata: {', '.join(what['metadata']) or 'none'}",
         ),
-        ("mode", what["mode"] + (f" ({what['fallback']})" if what["mode"] == "fallback" else "")),
+        ("source", what["name"] or "not a file"),
+        ("mode", what["mode"] + (f" ({what['fallback']})" if what["mode"] == "fallback" else "") + f": {what['why']}"),
     ]
     if what["mode"] != "fallback":
         window = what["window"]

@@ -10,14 +10,22 @@ from PIL import Image
 from . import container, imaging
 from .ans import Message
 from .coder import SMALL, Alphabet, Costs, Progress, no_progress
-from .container import Header, Mode, PixelKind
+from .container import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason
 from .errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
+from .fallback import digest_of, quick_size, read_fallback, smallest_fallback
+from .metadata import metadata_of, metadata_of_file, restore_metadata
 from .registry import Model, find_model, load_model
 from .schedule import StageKind
 
 #: A quick WebP below this share of the VLAE's size makes the slow fallbacks worth trying. On photographs the best WebP
 #: was 0.5 to 12 % smaller than the quick one, and took over a hundred times as long.
 FALLBACK_SHARE = 1.2
+#: Keys of the metadata for the source file's name, and for its format where the name does not tell.
+NAME, FORMAT = "name", "format"
+#: Parts of a file that `info` tells apart.
+BITS = ("z_prior", "z_posterior", "pixels", "alpha", "lanes_and_flush", "header")
+#: Pillow's modes that the VLAE codes.
+CODED_MODES = tuple(kind.image_mode for kind in PixelKind)
 
 
 def compress(
@@ -60,24 +68,122 @@ def compress(
     """
     image = _as_image(image)
     imaging.check_size(image.size, "the image")
-    header = Header(Mode.FALLBACK, *image.size, imaging.digest_of(image), imaging.metadata_of(image))
+    return _compress(image, metadata_of(image), model, verify, progress)
+
+
+def _compress(
+    image: Image.Image, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress
+) -> bytes:
+    header = Header(Mode.FALLBACK, *image.size, digest_of(image), metadata)
     header.pillow_mode = image.mode
     data: bytes | None = None
     planes = imaging.to_planes(image)
     if planes is not None:
         model = model or load_model()
+        header.alpha = _encode_alpha(image)
         data = _vlae(*planes, header, model, progress)
+        del planes
     if data is None or _fallback_may_win(image, len(data)):
         header.mode = Mode.FALLBACK
-        header.fallback_kind, payload = imaging.smallest_fallback(image)
+        header.fallback_kind, payload = smallest_fallback(image)
         other = container.write(header, payload)
         if data is None or len(other) < len(data):
             data = other
     if verify:
         again = decompress(data, model, progress=progress)
-        if again.mode != image.mode or imaging.digest_of(again) != header.digest:
+        if again.mode != image.mode or digest_of(again) != header.digest:
             raise VerificationFailed("the decoded image differs from the one given; please report this with the image")
     return data
+
+
+def compress_file(
+    source: bytes,
+    name: str,
+    model: Model | None = None,
+    *,
+    pixels: bool = False,
+    strip: bool = False,
+    named: bool = True,
+    verify: bool = True,
+    progress: Progress = no_progress,
+) -> bytes:
+    """Compress the bytes of an image file, so that `restore_file` gives a file of the same format, name and content.
+
+    The content is the image with its palette and metadata. Where a file written anew would lack something, where the
+    format loses pixels (JPEG), and where nothing smaller is found, the source itself is kept.
+
+    Parameters
+    ----------
+    source : bytes
+    name : str
+        Of the file, without folders; it is restored, unless it is empty or no file could have it.
+    model : Model, optional
+        From `load_model`; by default the shipped one for photographs.
+    pixels : bool
+        Code the pixels in any case, and never keep the source itself.
+    strip : bool
+        Leave out metadata, but for transparency.
+    named : bool
+        Keep the name; without it `restore_file` must be told one with the same suffix.
+    verify : bool
+        Decode the result and compare before returning it.
+    progress : function
+        As for `compress`.
+
+    Raises
+    ------
+    UnsupportedImage
+        If the file is no image that Pillow reads; with ``pixels`` or ``strip``, if Pillow would read only part of it.
+    VerificationFailed
+        As for `compress`.
+    """
+    name = name if container.is_file_name(name) else ""
+    whole = pixels or strip
+    try:
+        image = imaging.open_image(source, name or "the source")
+    except imaging.NotWhole as error:
+        if whole:
+            raise
+        return container.write_stored(error.reason, name if named else "", source)
+    metadata = metadata_of_file(image, source)
+    reason = None if whole else imaging.reason_to_keep(image, source, metadata)
+    if reason is not None:
+        return container.write_stored(reason, name if named else "", source)
+    if strip:
+        metadata = {key: value for key, value in metadata.items() if key == "transparency"}
+    if name and named:
+        metadata[NAME] = name
+    if not imaging.has_format(name, image.format):
+        metadata[FORMAT] = image.format
+    data = _compress(image, metadata, model, verify, progress)
+    stored = container.write_stored(Reason.SMALLEST, name if named else "", source)
+    return stored if len(stored) <= len(data) and not whole else data
+
+
+def restore_file(
+    data: bytes, model: Model | None = None, *, name: str = "", progress: Progress = no_progress
+) -> tuple[str, bytes]:
+    """The name and the bytes of the file that `compress_file` was given, or of one that holds the same image.
+
+    An image that was no file, or whose format cannot be written here, becomes a PNG, or a TIFF if PNG cannot hold it.
+    ``name`` stands in where the file holds none. Raises as `decompress` does.
+    """
+    if container.mode_of(data) is Mode.STORED:
+        _, found, content = container.read_stored(data)
+        progress(1)
+        return found or name, content
+    image = decompress(data, model, progress=progress)
+    metadata = container.read(data)[0].metadata
+    found, fmt = str(metadata.get(NAME, "")), metadata.get(FORMAT)
+    name = found if container.is_file_name(found) else name
+    for choice in (str(fmt or imaging.format_of(name)), "PNG", "TIFF"):
+        try:
+            if choice in imaging.RESTORED:
+                return name, imaging.encode_file(image, choice, metadata)
+        except UnsupportedImage:
+            if choice == "TIFF":
+                raise
+    raise UnsupportedImage(f"no format found for an image of mode {image.mode}")
 
 
 def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
@@ -117,19 +223,40 @@ def encode_as(
     way: StageKind, planes: np.ndarray, kind: PixelKind, header: Header, model: Model, progress: Progress = no_progress
 ) -> bytes:
     """A .vlae file of planes (H, W, 3) whose z is coded in a given way; fills in the header."""
-    alphabet = Alphabet.of(planes, 3 if kind is PixelKind.RGB else 1)
-    message, stages, costs = model.photographs.encode(planes, alphabet, way, progress)
     header.mode, header.model_id, header.pixel_kind = Mode.VLAE, model.id, kind
+    alphabet = Alphabet.of(planes, header.channels)
+    message, stages, costs = model.photographs.encode(planes, alphabet, way, progress)
     header.lanes, header.stages, header.occurring = message.lanes, stages, alphabet.occurring
     header.costs = (round(costs.z_prior), round(costs.z_posterior), round(costs.pixels))
     return container.write(header, message.flatten().astype("<u4").tobytes())
 
 
 def _fallback_may_win(image: Image.Image, size: int) -> bool:
-    if image.width * image.height * 3 <= SMALL:
-        return True
-    quick = imaging.webp_size(image if image.mode == "RGB" else image.convert("RGB"))
-    return quick is not None and quick < FALLBACK_SHARE * size
+    return image.width * image.height * 3 <= SMALL or quick_size(image) < FALLBACK_SHARE * size
+
+
+def _encode_alpha(image: Image.Image) -> bytes:
+    """An image's alpha channel as a header holds it; nothing if it has none."""
+    if image.mode not in ("LA", "RGBA"):
+        return b""
+    alpha = image.getchannel("A")
+    values = np.unique(np.asarray(alpha))
+    if len(values) == 1:
+        return bytes([CONSTANT, values[0]])
+    kind, data = smallest_fallback(alpha)
+    return bytes([kind]) + data
+
+
+def _decode_alpha(header: Header) -> np.ndarray | None:
+    """The inverse of `_encode_alpha`: uint8 (H, W)."""
+    if not header.pixel_kind.has_alpha:
+        return None
+    kind, data = header.alpha[0], header.alpha[1:]
+    if kind == CONSTANT and len(data) == 1:
+        return np.full((header.height, header.width), data[0], np.uint8)
+    if kind >= len(FallbackKind):
+        raise CorruptFile(f"the alpha channel is coded as kind {kind}, expected below {len(FallbackKind)}")
+    return np.asarray(read_fallback(FallbackKind(kind), data, "L", (header.width, header.height)))
 
 
 def decompress(data: bytes, model: Model | None = None, *, progress: Progress = no_progress) -> Image.Image:
@@ -147,17 +274,22 @@ def decompress(data: bytes, model: Model | None = None, *, progress: Progress = 
         If the data are no .vlae file, or one that is damaged. Pixels are returned only if their checksum is right.
     UnknownModel
         If the model is not here, or ``model`` is another one.
+    UnsupportedImage
+        If the file holds a source file as it is, which Pillow reads only in part; `restore_file` gives that file.
     """
+    if container.mode_of(data) is Mode.STORED:
+        _, name, content = container.read_stored(data)
+        return imaging.open_image(content, f"the stored file {name}".strip())
     header, payload = container.read(data)
     size = (header.width, header.height)
     if header.mode is Mode.FALLBACK:
-        image = imaging.read_fallback(header.fallback_kind, payload, header.pillow_mode, size)
+        image = read_fallback(header.fallback_kind, payload, header.pillow_mode, size)
         progress(header.width * header.height)
     else:
         image, _ = _decode(header, payload, model, progress)
-    if imaging.digest_of(image) != header.digest:
+    if digest_of(image) != header.digest:
         raise CorruptFile(f"checksum of the pixels is not the stored {header.digest.hex()}")
-    imaging.restore_metadata(image, header.metadata)
+    restore_metadata(image, header.metadata)
     return image
 
 
@@ -179,7 +311,7 @@ def _decode(header: Header, payload: bytes, model: Model | None, progress: Progr
     message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet(header.occurring)
     planes, costs = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
-    return imaging.from_planes(planes, header.pixel_kind), costs
+    return imaging.from_planes(planes, header.pixel_kind, _decode_alpha(header)), costs
 
 
 def info(data: bytes) -> dict[str, Any]:
@@ -187,15 +319,20 @@ def info(data: bytes) -> dict[str, Any]:
 
     Returns
     -------
-    dict with at least ``file_bytes``, ``width``, ``height``, ``pixels`` (the number of subpixels),
+    dict. Of a stored file: ``file_bytes``, ``mode`` (``stored``), ``why``, ``name``, ``stored_bytes``. Otherwise at
+    least ``file_bytes``, ``width``, ``height``, ``pixels`` (the number of subpixels),
     ``bits_per_subpixel``, ``mode`` (``vlae``, ``vlae-no-z`` or ``fallback``), ``model``, ``window``, ``elbo_bits`` and
     ``bits``: ``z_prior`` (pushed under p(z)), ``z_posterior`` (popped under q(z|x)), ``pixels``, ``lanes_and_flush``,
     ``header``. For a fallback, ``model``, ``window`` and ``elbo_bits`` are None and ``pixels`` is its payload.
     """
+    if container.mode_of(data) is Mode.STORED:
+        reason, name, content = container.read_stored(data)
+        return {
+            "file_bytes": len(data), "format_version": container.VERSION, "mode": "stored", "why": reason.text,
+            "name": name, "stored_bytes": len(content),
+        }  # fmt: skip
     header, payload = container.read(data)
-    image_mode = (
-        header.pillow_mode if header.mode is Mode.FALLBACK else ("L" if header.pixel_kind is PixelKind.GREY else "RGB")
-    )
+    image_mode = header.pillow_mode if header.mode is Mode.FALLBACK else header.pixel_kind.image_mode
     bands = len(Image.new(image_mode, (1, 1)).getbands())
     subpixels = header.width * header.height * bands
     result: dict[str, Any] = {
@@ -206,20 +343,29 @@ def info(data: bytes) -> dict[str, Any]:
         "image_mode": image_mode,
         "pixels": subpixels,
         "bits_per_subpixel": 8 * len(data) / subpixels,
-        "metadata": sorted(header.metadata),
+        "name": header.metadata.get(NAME, ""),
+        "metadata": sorted(set(header.metadata) - {NAME, FORMAT}),
     }
     overhead = 8 * (len(data) - len(payload))
     if header.mode is Mode.FALLBACK:
-        bits = {"z_prior": 0, "z_posterior": 0, "pixels": 8 * len(payload), "lanes_and_flush": 0, "header": overhead}
+        bits = {
+            "z_prior": 0,
+            "z_posterior": 0,
+            "pixels": 8 * len(payload),
+            "alpha": 0,
+            "lanes_and_flush": 0,
+            "header": overhead,
+        }
         return result | {
             "mode": "fallback", "fallback": header.fallback_kind.name.lower(), "model": None, "window": None,
+            "why": "smaller than the VLAE" if image_mode in CODED_MODES else f"no model codes mode {image_mode}",
             "bits": bits, "elbo_bits": None,
         }  # fmt: skip
     prior, posterior, pixels = header.costs
     elbo = prior - posterior + pixels
     bits = {
-        "z_prior": prior, "z_posterior": posterior, "pixels": pixels,
-        "lanes_and_flush": 8 * len(payload) - elbo, "header": overhead,
+        "z_prior": prior, "z_posterior": posterior, "pixels": pixels, "alpha": 8 * len(header.alpha),
+        "lanes_and_flush": 8 * len(payload) - elbo, "header": overhead - 8 * len(header.alpha),
     }  # fmt: skip
     with_z = any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages)
     try:
@@ -228,6 +374,7 @@ def info(data: bytes) -> dict[str, Any]:
         model = None
     return result | {
         "mode": "vlae" if with_z else "vlae-no-z",
+        "why": "WebP, PNG and deflated pixels are larger, or were judged so by a quick try",
         "model": model.name if model else None,
         "model_id": header.model_id.hex(),
         "window": model.window if model else None,

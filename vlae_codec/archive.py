@@ -22,6 +22,7 @@ from .chain import Batch, ImageCoder
 from .coder import Progress, no_progress
 from .container import MAGIC, MAX_METADATA, MAX_PIXELS, VERSION, Mode, Reader, pixel_digest, write_varint
 from .errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedImage, UnsupportedVersion, VerificationFailed
+from .metadata import metadata_of
 from .models.integer import model_id
 from .registry import MAX_MODEL_BYTES, Model, find_model, model_from_bytes
 from .schedule import StageKind
@@ -275,8 +276,9 @@ def archive_files(
     if not isinstance(model.coder, ImageCoder):
         writer = ArchiveWriter(Source(), model, embed)
         for name, path in paths:
-            image = imaging.open_image(path.read_bytes(), str(path))
-            writer.add_single(api.compress(image, model, verify=verify, progress=progress), name)
+            original = path.read_bytes()
+            data = api.compress_file(original, path.name, model, named=False, verify=verify, progress=progress)
+            writer.add_single(data, name)
         return writer.finish()
     bits, source = open_binary(paths, model)
     writer = ArchiveWriter(source, model, embed)
@@ -297,7 +299,7 @@ def open_binary(paths: Sequence[tuple[str, Path]], model: Model) -> tuple[NDArra
         mode = mode or image.mode
         if image.mode not in ("1", "L") or image.mode != mode:
             raise UnsupportedImage(f"{name} has mode {image.mode}, expected {mode if mode in ('1', 'L') else '1 or L'}")
-        kept = imaging.metadata_of(image)
+        kept = metadata_of(image)
         if kept:
             raise UnsupportedImage(f"{name} has metadata ({', '.join(kept)}), which a chain of images does not keep")
         pixels = np.asarray(image, np.uint8)
@@ -455,7 +457,8 @@ class Archive:
 
     def info(self) -> dict[str, Any]:
         """What the archive holds and where its bits went, without decoding: as `api.info`, summed over segments."""
-        bits = dict.fromkeys(("z_prior", "z_posterior", "pixels", "lanes_and_flush"), 0)
+        parts = ("z_prior", "z_posterior", "pixels", "alpha", "stored", "lanes_and_flush")
+        bits = dict.fromkeys(parts, 0)
         models = set()
         for segment in self.segments:
             if segment.tag is Tag.CHAIN:
@@ -467,10 +470,12 @@ class Archive:
                 bits["lanes_and_flush"] += 8 * len(chain.payload) - elbo
             else:
                 one = api.info(self._single(segment))
-                models |= {one["model_id"]} if one["model"] else set()
+                models |= {one["model_id"]} if "model_id" in one else set()
                 for key in bits:
-                    bits[key] += one["bits"][key]
-        used = bits["z_prior"] - bits["z_posterior"] + bits["pixels"] + bits["lanes_and_flush"]
+                    bits[key] += one.get("bits", {}).get(key, 0)
+                if one["mode"] == "stored":
+                    bits["stored"] += 8 * one["stored_bytes"]
+        used = sum(bits.values()) - 2 * bits["z_posterior"]
         return {
             "file_bytes": self.size, "mode": "archive", "images": len(self), "source": self.source.to_json(),
             "segments": len(self.segments), "models": sorted(models), "embedded_model": self._embedded is not None,
@@ -652,9 +657,7 @@ class Archive:
         segment = self.segments[number]
         if segment.tag is Tag.SINGLE:
             data = self._single(segment)
-            header, _ = container.read(data)
-            model = self._model(header.model_id) if header.mode is Mode.VLAE else None
-            image = api.decompress(data, model)
+            image = api.decompress(data, self._model_of(data))
             return np.asarray(image) if self.source.kind == "array" else image
         if self._cache is None or self._cache[0] != number:
             self._cache = (number, self.binary_segment(segment))
@@ -664,6 +667,20 @@ class Archive:
             return image.convert("1") if self.source.mode == "1" else image
         shaped = bits.reshape(self.source.shape[1:])
         return shaped.astype(bool) if self.source.dtype == "bool" else shaped * np.uint8(self.source.high)
+
+    def source_file(self, index: int) -> bytes | None:
+        """The file that image number ``index`` was; None for one of a chain. Raises as ``[]`` does."""
+        for segment in self.segments:
+            if segment.first == index and segment.tag is Tag.SINGLE:
+                data = self._single(segment)
+                return api.restore_file(data, self._model_of(data), name=self.names[index])[1]
+        return None
+
+    def _model_of(self, data: bytes) -> Model | None:
+        """The model of a single image's file; None if it needs none."""
+        if container.mode_of(data) is not Mode.VLAE:
+            return None
+        return self._model(container.read(data)[0].model_id)
 
     def array(self, progress: Progress = no_progress) -> NDArray:
         """All images as the array that they were; `CorruptFile` for an archive of files."""
@@ -770,19 +787,25 @@ def extract(
 ) -> list[str]:  # fmt: skip
     """Decode images and hand each to ``write`` as (relative name, bytes of an image file).
 
-    The file's format is that of ``suffix``, or of the image's name; a name whose suffix stands for a format that loses
-    pixels gets .png added. Goes on after a damaged segment; returns one line for each.
+    An image file comes back in its own format, others in that of ``suffix`` or of the image's name; a name whose suffix
+    stands for a format that loses pixels gets .png added. Goes on after a damaged segment; returns one line for each.
     """
     names, problems = archive.names, dict[str, None]()
     for index in indices:
+        name = names[index]
         try:
+            if archive.source.kind == "files" and not suffix:
+                data = archive.source_file(index)
+                if data is not None:
+                    write(name, data)
+                    progress(1)
+                    continue
             image = archive[index]
         except CorruptFile as error:
             problems[f"{archive.place(index)}: {error}"] = None
             continue
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
-        name = names[index]
         try:
             data = imaging.encode_output(image, suffix or Path(name).suffix)
         except UnsupportedImage:

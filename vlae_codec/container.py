@@ -23,6 +23,10 @@ VERSION = 1
 MAX_PIXELS = 1 << 28
 #: Largest metadata block after inflation, in bytes.
 MAX_METADATA = 1 << 24
+#: Longest name of a source file, in bytes of UTF-8.
+MAX_NAME = 255
+#: What stands for the kind of an alpha channel that has one value.
+CONSTANT = 255
 #: Largest number of lanes that this version writes or reads.
 MAX_LANES = 256
 
@@ -36,6 +40,8 @@ class Mode(IntEnum):
     ARCHIVE = 2
     #: z only, see `vlae_codec.lossy`.
     LOSSY = 3
+    #: The source file as it is.
+    STORED = 4
 
 
 class PixelKind(IntEnum):
@@ -46,6 +52,20 @@ class PixelKind(IntEnum):
     GREY_AS_RGB = 1
     #: Pillow's mode L.
     GREY = 2
+    #: The same three with an alpha channel, which is coded by itself; `GREY_ALPHA` is Pillow's mode LA.
+    RGBA = 3
+    GREY_AS_RGBA = 4
+    GREY_ALPHA = 5
+
+    @property
+    def image_mode(self) -> str:
+        """Pillow's mode of the image."""
+        return ("RGB", "RGB", "L", "RGBA", "RGBA", "LA")[self]
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether an alpha channel is coded by itself."""
+        return self >= PixelKind.RGBA
 
 
 class FallbackKind(IntEnum):
@@ -54,6 +74,30 @@ class FallbackKind(IntEnum):
     WEBP = 0
     PNG = 1
     DEFLATE = 2
+    JXL = 3
+
+
+class Reason(IntEnum):
+    """Why a source file is stored as it is."""
+
+    LOSSY = 0
+    SMALLEST = 1
+    DEPTH = 2
+    FRAMES = 3
+    FORMAT = 4
+    METADATA = 5
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return (
+            "its format loses pixels, and their exact values would take more bytes than the file",
+            "nothing smaller was found",
+            "it has more than 8 bits per channel",
+            "it has several frames",
+            "its format cannot be written anew exactly",
+            "a file written anew would not hold all of its metadata",
+        )[self]
 
 
 @dataclass
@@ -76,6 +120,9 @@ class Header:
     occurring: NDArray[np.bool_] | None = None
     stages: list[Stage] = field(default_factory=list)
     costs: tuple[int, int, int] = (0, 0, 0)
+    #: The coded alpha channel, of the pixel kinds that have one: a byte of its `FallbackKind` and its form, or
+    #: `CONSTANT` and the value.
+    alpha: bytes = b""
     # Of mode FALLBACK:
     fallback_kind: FallbackKind = FallbackKind.DEFLATE
     pillow_mode: str = "RGB"
@@ -83,7 +130,7 @@ class Header:
     @property
     def channels(self) -> int:
         """Channels that the VLAE codes."""
-        return 3 if self.pixel_kind is PixelKind.RGB else 1
+        return 3 if self.pixel_kind in (PixelKind.RGB, PixelKind.RGBA) else 1
 
 
 def pixel_digest(mode: str, size: tuple[int, int], data: bytes) -> bytes:
@@ -180,6 +227,8 @@ def write(header: Header, payload: bytes) -> bytes:
             out += write_varint(patches << 2 | stage.kind)
         for cost in header.costs:
             out += write_varint(cost)
+        if header.pixel_kind.has_alpha:
+            out += write_varint(len(header.alpha)) + header.alpha
     else:
         out.append(header.fallback_kind)
         name = header.pillow_mode.encode("ascii")
@@ -189,13 +238,84 @@ def write(header: Header, payload: bytes) -> bytes:
     return bytes(out)
 
 
+def write_stored(reason: Reason, name: str, content: bytes) -> bytes:
+    """The bytes of a .vlae file that holds a source file as it is."""
+    out = bytearray(MAGIC) + bytes([VERSION, Mode.STORED, reason])
+    encoded = name.encode()
+    out += write_varint(len(encoded)) + encoded
+    out += hashlib.blake2b(content, digest_size=8).digest()
+    out += write_varint(len(content)) + content
+    out += zlib.crc32(out).to_bytes(4, "little")
+    return bytes(out)
+
+
+def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
+    """The inverse of `write_stored`; raises as `read` does."""
+    mode, reader = _checked(data)
+    if mode is not Mode.STORED:
+        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a stored file")
+    reason = Reason(reader.byte("the reason", len(Reason)))
+    raw = reader.take(reader.varint("the name's length", 0, MAX_NAME), "the name")
+    digest = reader.take(8, "the checksum of the content")
+    content = reader.take(reader.varint("the content's length", 0, len(data)), "the content")
+    if reader.at != len(reader.data):
+        raise CorruptFile(f"{len(reader.data) - reader.at} bytes after the content, expected none")
+    found = hashlib.blake2b(content, digest_size=8).digest()
+    if found != digest:
+        raise CorruptFile(f"checksum of the stored file is {found.hex()}, {digest.hex()} is stored")
+    name = raw.decode("utf-8", "replace")
+    if name and not is_file_name(name):
+        raise CorruptFile(f"{name[:80]!r} cannot be the name of a file")
+    return reason, name, content
+
+
+def is_file_name(name: str) -> bool:
+    """Whether text can be the name of a file in any folder: no folder, no control characters, not too long."""
+    return (
+        name not in ("", ".", "..")
+        and not any(c in "/\\:" or ord(c) < 32 or c == "\ufffd" for c in name)
+        and len(name.encode("utf-8", "replace")) <= MAX_NAME
+    )
+
+
 def read(data: bytes) -> tuple[Header, bytes]:
-    """Header and payload of a .vlae file, with every field checked.
+    """Header and payload of a .vlae file that holds one image, with every field checked.
 
     Raises
     ------
     NotAVlaeFile, UnsupportedVersion, CorruptFile
     """
+    mode, reader = _checked(data)
+    if mode not in (Mode.VLAE, Mode.FALLBACK):
+        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a single image")
+    body = reader.data
+    width = reader.varint("the width", 1, MAX_PIXELS)
+    height = reader.varint("the height", 1, MAX_PIXELS // width)
+    digest = reader.take(8, "the checksum of the pixels")
+    metadata = _read_metadata(reader.take(reader.varint("the metadata's length", 0, MAX_METADATA), "the metadata"))
+    header = Header(mode, width, height, digest, metadata)
+    if mode is Mode.VLAE:
+        header.model_id = reader.take(8, "the model id")
+        header.pixel_kind = PixelKind(reader.byte("the pixel kind", len(PixelKind)))
+        header.lanes = reader.varint("the number of lanes", 1, MAX_LANES)
+        header.occurring = np.stack([_read_mask(reader) for _ in range(header.channels)])
+        header.stages = _read_stages(reader, height)
+        low, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))
+        header.costs = (low, posterior, pixels)
+        if header.pixel_kind.has_alpha:
+            header.alpha = reader.take(reader.varint("the alpha channel's length", 2, len(body)), "the alpha channel")
+    else:
+        header.fallback_kind = FallbackKind(reader.byte("the fallback", len(FallbackKind)))
+        name = reader.take(reader.varint("the mode's length", 1, 16), "the mode's name")
+        header.pillow_mode = name.decode("ascii", "replace")
+    payload = reader.take(reader.varint("the payload's length", 0, len(body)), "the payload")
+    if reader.at != len(body):
+        raise CorruptFile(f"{len(body) - reader.at} bytes after the payload, expected none")
+    return header, payload
+
+
+def _checked(data: bytes) -> tuple[Mode, Reader]:
+    """The mode of a file whose checksum is right, and a reader of what follows it."""
     if not data:
         raise NotAVlaeFile("the file is empty, expected a .vlae file")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -211,30 +331,7 @@ def read(data: bytes) -> tuple[Header, bytes]:
             f"checksum of the file is {zlib.crc32(body):08x}, {stored:08x} is stored: damaged, cut short or lengthened"
         )
     reader.data = body
-    mode = Mode(reader.byte("the mode", len(Mode)))
-    if mode not in (Mode.VLAE, Mode.FALLBACK):
-        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a single image")
-    width = reader.varint("the width", 1, MAX_PIXELS)
-    height = reader.varint("the height", 1, MAX_PIXELS // width)
-    digest = reader.take(8, "the checksum of the pixels")
-    metadata = _read_metadata(reader.take(reader.varint("the metadata's length", 0, MAX_METADATA), "the metadata"))
-    header = Header(mode, width, height, digest, metadata)
-    if mode is Mode.VLAE:
-        header.model_id = reader.take(8, "the model id")
-        header.pixel_kind = PixelKind(reader.byte("the pixel kind", len(PixelKind)))
-        header.lanes = reader.varint("the number of lanes", 1, MAX_LANES)
-        header.occurring = np.stack([_read_mask(reader) for _ in range(header.channels)])
-        header.stages = _read_stages(reader, height)
-        low, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))
-        header.costs = (low, posterior, pixels)
-    else:
-        header.fallback_kind = FallbackKind(reader.byte("the fallback", len(FallbackKind)))
-        name = reader.take(reader.varint("the mode's length", 1, 16), "the mode's name")
-        header.pillow_mode = name.decode("ascii", "replace")
-    payload = reader.take(reader.varint("the payload's length", 0, len(body)), "the payload")
-    if reader.at != len(body):
-        raise CorruptFile(f"{len(body) - reader.at} bytes after the payload, expected none")
-    return header, payload
+    return Mode(reader.byte("the mode", len(Mode))), reader
 
 
 def _read_metadata(data: bytes) -> dict[str, Any]:

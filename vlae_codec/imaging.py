@@ -1,52 +1,77 @@
-"""Pillow images to planes and metadata, to the lossless fallbacks, and back."""
+"""Image files to Pillow images and planes, and back."""
 
 from __future__ import annotations
 
-import base64
 import io
 import warnings
 import zlib
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .container import MAX_PIXELS, FallbackKind, PixelKind, pixel_digest
-from .errors import CorruptFile, UnsupportedImage
+from .container import MAX_PIXELS, PixelKind, Reason
+from .errors import UnsupportedImage, VlaeError
+from .fallback import digest_of, jxl_plugin, saved
+from .metadata import (
+    ANIMATION_CHUNKS,
+    DEPTH_CHUNKS,
+    PNG_CHUNKS,
+    TIFF_COMPRESSIONS,
+    encode_options,
+    insert_chunks,
+    metadata_of_file,
+    png_chunks,
+    restore_metadata,
+)
 
-#: Entries of ``Image.info`` that are kept, and what they are made of: a PNG may hold text under any of these names.
-KEPT: dict[str, tuple[type, ...]] = {
-    "icc_profile": (bytes,),
-    "exif": (bytes,),
-    "xmp": (bytes,),
-    "dpi": (tuple,),
-    "gamma": (float, int),
-    "srgb": (int,),
-    "chromaticity": (tuple,),
-    "transparency": (bytes, int, tuple),
-    "comment": (bytes, str),
-}
-#: Modes that PNG and WebP hold exactly.
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-WEBP_MODES = ("RGB", "RGBA")
-#: WebP's limit of each side.
-WEBP_SIDE = 16383
+#: Formats whose files are written anew when they are restored; others are kept as they are.
+RESTORED = ("PNG", "BMP", "DIB", "PPM", "TIFF", "TGA", "WEBP", "GIF", "PCX", "SGI", "QOI")
+#: Formats that lose pixels, always or mostly.
+LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF", "BLP")
+#: How files of JPEG XL begin, which Pillow reads by a plugin.
+JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
+#: Side of the part of an image on which it is tried whether its file can be written anew.
+PROBE = 256
+
+
+class NotWhole(UnsupportedImage):
+    """Pillow reads only part of what the file holds; ``reason`` says which."""
+
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Read a still image completely; `UnsupportedImage` for what Pillow cannot read, or would round or cut."""
+    """Read a still image completely.
+
+    Raises
+    ------
+    NotWhole
+        If Pillow would read one frame of several, or round more than 8 bits per channel to 8.
+    UnsupportedImage
+        If Pillow cannot read it.
+    """
     if not data:
         raise UnsupportedImage(f"{name} is empty, expected an image")
+    if data.startswith(JXL_STARTS):
+        jxl_plugin()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
             check_size(image.size, name)
-            if getattr(image, "n_frames", 1) > 1:
-                raise UnsupportedImage(f"{name} has {image.n_frames} frames, expected one")  # type: ignore[attr-defined]
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise NotWhole(f"{name} has {frames} frames, expected one", Reason.FRAMES)
+            if image.format == "PNG" and any(chunk in ANIMATION_CHUNKS for chunk, _ in png_chunks(data)):
+                raise NotWhole(f"{name} is an animation, expected a still image", Reason.FRAMES)
             if _is_rounded(image):
-                raise UnsupportedImage(f"{name} has more than 8 bits per channel, which Pillow would round to 8")
+                message = f"{name} has more than 8 bits per channel, which Pillow would round to 8"
+                raise NotWhole(message, Reason.DEPTH)
             image.load()
     except UnsupportedImage:
         raise
@@ -68,6 +93,66 @@ def _is_rounded(image: Image.Image) -> bool:
     return any(";16" in part if isinstance(part, str) else tiles[0][0] == "ppm" and part > 255 for part in arguments)
 
 
+def is_lossy(image: Image.Image, data: bytes) -> bool:
+    """Whether an image's file holds its pixels with a loss, as far as can be told."""
+    if image.format == "WEBP":
+        return _has_lossy_webp(data)
+    if image.format == "TIFF":
+        return "jpeg" in str(image.info.get("compression"))
+    return image.format in LOSSY
+
+
+def _has_lossy_webp(data: bytes) -> bool:
+    at = 12
+    while at + 8 <= len(data):
+        if data[at : at + 4] == b"VP8 ":
+            return True
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    return False
+
+
+def reason_to_keep(image: Image.Image, data: bytes, metadata: dict[str, Any]) -> Reason | None:
+    """Why an image's file should be kept as it is, whatever its size; None if it can be written anew."""
+    if is_lossy(image, data):
+        return Reason.LOSSY
+    if image.format not in RESTORED:
+        return Reason.FORMAT
+    if image.format == "TIFF" and image.info.get("compression") not in TIFF_COMPRESSIONS:
+        return Reason.FORMAT
+    spread = image.format == "PNG" and data[24] in (2, 4) and data[25] == 0
+    if spread and any(name in DEPTH_CHUNKS for name, _ in png_chunks(data)):
+        # Pillow spreads the values of 2 and 4 bits over 8, which these would no longer fit.
+        return Reason.METADATA
+    return None if _comes_back(image, metadata) else Reason.METADATA
+
+
+def _comes_back(image: Image.Image, metadata: dict[str, Any]) -> bool:
+    """Whether a file of the image's format gives back its mode, its palette and its metadata."""
+    whole = image.mode in ("1", "P", "PA")
+    probe = image.copy() if whole else image.crop((0, 0, min(image.width, PROBE), min(image.height, PROBE)))
+    digest = digest_of(probe)
+    probe.info = {}
+    assert image.format is not None
+    try:
+        restore_metadata(probe, metadata)
+        data = encode_file(probe, image.format, metadata)
+        again = open_image(data, "the file")
+        return digest_of(again) == digest and metadata_of_file(again, data) == metadata
+    except VlaeError:
+        return False
+
+
+def format_of(name: str) -> str:
+    """Pillow's name of the format that a file name's suffix stands for; empty if there is none."""
+    return Image.registered_extensions().get(PurePath(name).suffix.lower(), "")
+
+
+def has_format(name: str, fmt: str | None) -> bool:
+    """Whether a file's name tells its format."""
+    return bool(fmt) and format_of(name) == fmt
+
+
 def check_size(size: tuple[int, int], name: str) -> None:
     """Refuse an image without pixels or with too many."""
     if not 1 <= size[0] * size[1] <= MAX_PIXELS:
@@ -75,165 +160,74 @@ def check_size(size: tuple[int, int], name: str) -> None:
 
 
 def to_planes(image: Image.Image) -> tuple[NDArray[np.uint8], PixelKind] | None:
-    """What the VLAE codes of an image: uint8 (H, W, 3) and its kind; None for modes that only the fallback takes."""
+    """What the VLAE codes of an image: uint8 (H, W, 3) and its kind; None for modes that only the fallback takes.
+
+    An alpha channel is not part of it.
+    """
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        return None
+    values = np.asarray(image)
     if image.mode == "L":
-        grey = np.asarray(image)
-        return np.repeat(grey[..., None], 3, axis=2), PixelKind.GREY
-    if image.mode != "RGB":
-        return None
-    planes = np.ascontiguousarray(np.asarray(image))
-    if (planes[..., :1] == planes[..., 1:]).all():
-        return planes, PixelKind.GREY_AS_RGB
-    return planes, PixelKind.RGB
+        return np.repeat(values[..., None], 3, axis=2), PixelKind.GREY
+    if image.mode == "LA":
+        return np.repeat(values[..., :1], 3, axis=2), PixelKind.GREY_ALPHA
+    planes = np.ascontiguousarray(values[..., :3])
+    grey = np.array_equal(planes[..., 0], planes[..., 1]) and np.array_equal(planes[..., 0], planes[..., 2])
+    if image.mode == "RGBA":
+        return planes, PixelKind.GREY_AS_RGBA if grey else PixelKind.RGBA
+    return planes, PixelKind.GREY_AS_RGB if grey else PixelKind.RGB
 
 
-def from_planes(planes: NDArray[np.uint8], kind: PixelKind) -> Image.Image:
-    """The inverse of `to_planes`."""
-    return Image.fromarray(planes[..., 0] if kind is PixelKind.GREY else planes)
+def from_planes(planes: NDArray[np.uint8], kind: PixelKind, alpha: NDArray[np.uint8] | None = None) -> Image.Image:
+    """The inverse of `to_planes`; ``alpha`` is (H, W), for the kinds that have one."""
+    if kind in (PixelKind.GREY, PixelKind.GREY_ALPHA):
+        planes = planes[..., 0]
+    if alpha is not None:
+        planes = np.dstack([planes, alpha])
+    return Image.fromarray(planes)
 
 
-def digest_of(image: Image.Image) -> bytes:
-    """`pixel_digest` of an image; a palette counts as part of its pixels."""
-    return pixel_digest(image.mode, image.size, _palette_of(image) + image.tobytes())
-
-
-def _palette_of(image: Image.Image) -> bytes:
-    """The palette's mode, a line end, and its bytes; nothing for images without one."""
-    if image.mode not in ("P", "PA") or image.palette is None:
-        return b""
-    return image.palette.mode.encode() + b"\n" + bytes(image.palette.tobytes())
-
-
-def metadata_of(image: Image.Image) -> dict[str, Any]:
-    """The kept entries of ``Image.info``, and PNG text, as values that JSON holds."""
-    encoded = {key: _to_json(image.info[key]) for key, kinds in KEPT.items() if isinstance(image.info.get(key), kinds)}
-    text = {key: str(value) for key, value in getattr(image, "text", {}).items() if key not in KEPT}
-    if text:
-        encoded["text"] = text
-    return encoded
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, tuple):
-        return [v if isinstance(v, int) else float(v) for v in value]
-    return value
-
-
-def restore_metadata(image: Image.Image, metadata: dict[str, Any]) -> None:
-    """Put `metadata_of` back into ``Image.info``; `CorruptFile` if it is not of that form."""
-    try:
-        for key, value in metadata.items():
-            if key == "text":
-                image.info.update({str(k): str(v) for k, v in value.items()})
-            elif key in KEPT:
-                if isinstance(value, dict):
-                    value = base64.b64decode(value["bytes"], validate=True)
-                value = tuple(value) if isinstance(value, list) else value
-                if not isinstance(value, KEPT[key]):
-                    raise ValueError(f"{key} is {value!r}")
-                image.info[key] = value
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptFile(f"the metadata cannot be restored: {error}") from None
-
-
-def webp_size(image: Image.Image) -> int | None:
-    """Bytes of a quick lossless WebP, to judge whether a slow one is worth making; None if WebP cannot hold it."""
-    if image.mode not in WEBP_MODES or max(image.size) > WEBP_SIDE:
-        return None
-    return len(_saved(image, "WEBP", lossless=True, quality=20, method=1, exact=True))
-
-
-def smallest_fallback(image: Image.Image) -> tuple[FallbackKind, bytes]:
-    """The image as the smallest of lossless WebP, PNG and deflated raw bytes, without metadata."""
-    bare = image.copy()
-    bare.info = {}
-    choices = [(FallbackKind.DEFLATE, _raw(bare))]
-    if bare.mode in PNG_MODES:
-        choices.append((FallbackKind.PNG, _saved(bare, "PNG", optimize=True)))
-    if bare.mode in WEBP_MODES and max(bare.size) <= WEBP_SIDE:
-        choices.append((FallbackKind.WEBP, _saved(bare, "WEBP", lossless=True, quality=100, method=6, exact=True)))
-    digest = digest_of(bare)
-    for kind, data in sorted(choices, key=lambda choice: len(choice[1])):
-        # Not every build of every library keeps every mode; only what comes back the same is used.
-        if digest_of(read_fallback(kind, data, bare.mode, bare.size)) == digest:
-            return kind, data
-    raise UnsupportedImage(f"no lossless form found for an image of mode {image.mode}")
-
-
-def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
-    """The inverse of `smallest_fallback`; `CorruptFile` if the payload is something else."""
-    try:
-        if kind is FallbackKind.DEFLATE:
-            return _from_raw(data, mode, size)
-        formats = ("PNG",) if kind is FallbackKind.PNG else ("WEBP",)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
-            if image.size != size:
-                raise CorruptFile(f"the payload is of {image.size} pixels, expected {size}")
-            image.load()
-        if image.mode != mode and kind is FallbackKind.WEBP and mode in WEBP_MODES:
-            # WebP drops an alpha channel that is opaque everywhere.
-            image = image.convert(mode)
-    except CorruptFile:
-        raise
-    except Exception as error:
-        # Pillow's decoders raise almost anything on damaged data.
-        raise CorruptFile(f"the payload cannot be read: {error}") from None
-    if image.mode != mode:
-        raise CorruptFile(f"the payload has mode {image.mode}, expected {mode}")
-    image.info = {}
-    return image
-
-
-def _raw(image: Image.Image) -> bytes:
-    palette = _palette_of(image)
-    body = len(palette).to_bytes(2, "little") + palette + image.tobytes()
-    return zlib.compress(body, 9)
-
-
-def _from_raw(data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
-    image = Image.new(mode, (1, 1))
-    expected = len(image.tobytes()) * size[0] * size[1] if mode != "1" else -(-size[0] // 8) * size[1]
-    inflater = zlib.decompressobj()
-    body = inflater.decompress(data, expected + 2 + 2048)
-    length = int.from_bytes(body[:2], "little")
-    palette, pixels = body[2 : 2 + length], body[2 + length :]
-    if not inflater.eof or inflater.unused_data or len(pixels) != expected:
-        raise CorruptFile(f"the payload holds {len(pixels)} bytes of pixels, expected {expected}")
-    image = Image.frombytes(mode, size, pixels)
-    if palette:
-        name, _, colours = palette.partition(b"\n")
-        image.putpalette(colours, name.decode("ascii"))
-    return image
-
-
-def _saved(image: Image.Image, fmt: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, fmt, **options)
-    return buffer.getvalue()
-
-
-def encode_output(image: Image.Image, suffix: str) -> bytes:
-    """The image and its metadata as a file of the format that a suffix names; refused unless it reads back the same."""
+def encode_output(image: Image.Image, suffix: str, metadata: dict[str, Any] | None = None) -> bytes:
+    """An image as a file of the format that a suffix names; see `encode_file`."""
     fmt = Image.registered_extensions().get(suffix.lower())
     if fmt is None or fmt not in Image.SAVE:
         raise UnsupportedImage(f"no image format for the suffix {suffix!r}; use one such as .png, .webp or .tiff")
-    options: dict[str, Any] = {}
-    for key in ("icc_profile", "exif", "dpi", "transparency", "comment", "xmp"):
-        if key in image.info:
-            options[key] = image.info[key]
-    if fmt == "PNG":
-        options["pnginfo"] = _png_chunks(image)
-        options.pop("xmp", None)
+    return encode_file(image, fmt, metadata or {})
+
+
+def encode_file(image: Image.Image, fmt: str, metadata: dict[str, Any]) -> bytes:
+    """An image and its metadata as a file of a format, which reads back as the same image.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Its ``info`` holds what `restore_metadata` puts there.
+    fmt : str
+        Pillow's name of the format.
+    metadata : dict
+        What `metadata.metadata_of_file` gave, for what only this format has; may be empty.
+
+    Raises
+    ------
+    UnsupportedImage
+        If the format cannot hold the image exactly.
+    """
+    options = encode_options(image, fmt, metadata)
+    with_chunks = fmt == "PNG" and PNG_CHUNKS in metadata
+    if with_chunks:
+        options = {key: value for key, value in options.items() if key == "transparency"}
+        # Pillow would write these from the image's info as well.
+        options |= {"icc_profile": None, "exif": b""}
     elif fmt == "WEBP":
         options.update(lossless=True, quality=100, method=4, exact=True)
     try:
-        data = _saved(image, fmt, **options)
-        with Image.open(io.BytesIO(data)) as again:
-            same = again.mode == image.mode and digest_of(again) == digest_of(image)
+        data = saved(image, fmt, **options)
+        if with_chunks:
+            data = insert_chunks(data, metadata)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as again:
+                same = again.mode == image.mode and digest_of(again) == digest_of(image)
     except Exception as error:
         raise UnsupportedImage(f"an image of mode {image.mode} cannot be written as {fmt}: {error}") from None
     if not same:
@@ -241,21 +235,3 @@ def encode_output(image: Image.Image, suffix: str) -> bytes:
             f"{fmt} does not keep an image of mode {image.mode} exactly; use another such as .png or .tiff"
         )
     return data
-
-
-def _png_chunks(image: Image.Image) -> Any:
-    """What Pillow does not write into a PNG by itself: text, XMP and gamma."""
-    from PIL.PngImagePlugin import PngInfo
-
-    chunks = PngInfo()
-    reserved = {*KEPT, "text"}
-    for key, value in image.info.items():
-        if isinstance(key, str) and isinstance(value, str) and key not in reserved:
-            chunks.add_itxt(key, value) if not value.isascii() else chunks.add_text(key, value)
-    if isinstance(image.info.get("xmp"), bytes):
-        chunks.add_itxt("XML:com.adobe.xmp", image.info["xmp"].decode("utf-8", "replace"))
-    if isinstance(image.info.get("gamma"), (int, float)):
-        chunks.add(b"gAMA", round(image.info["gamma"] * 100000).to_bytes(4, "big"))
-    if isinstance(image.info.get("srgb"), int):
-        chunks.add(b"sRGB", bytes([image.info["srgb"] & 3]))
-    return chunks

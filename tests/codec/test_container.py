@@ -49,6 +49,8 @@ def headers(draw: st.DrawFn) -> Header:
         header.stages.append(Stage(top, min(top + rows, height), draw(st.sampled_from(StageKind))))
         top += rows
     header.costs = (draw(st.integers(0, 2**56 - 1)), draw(st.integers(0, 2**30)), draw(st.integers(0, 2**40)))
+    if header.pixel_kind.has_alpha:
+        header.alpha = draw(st.binary(min_size=2, max_size=20))
     return header
 
 

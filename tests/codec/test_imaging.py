@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import vlae_codec
-from vlae_codec import CorruptFile, Model, UnsupportedImage, imaging
+from vlae_codec import CorruptFile, Model, UnsupportedImage, fallback, imaging, metadata
 from vlae_codec.container import FallbackKind
 
 
@@ -58,33 +58,33 @@ def test_text_that_is_named_like_metadata_does_no_harm(tiny_model: Model) -> Non
 
 
 @pytest.mark.parametrize(
-    "metadata",
+    "values",
     [{"dpi": "x"}, {"exif": {"bytes": "%"}}, {"exif": {}}, {"text": 5}, {"gamma": "1"}, {"icc_profile": [1]}],
 )
-def test_metadata_of_another_form_is_refused(metadata: dict) -> None:
+def test_metadata_of_another_form_is_refused(values: dict) -> None:
     with pytest.raises(CorruptFile, match="metadata"):
-        imaging.restore_metadata(Image.new("L", (1, 1)), metadata)
+        metadata.restore_metadata(Image.new("L", (1, 1)), values)
 
 
 def test_every_fallback_is_read_back_and_checked() -> None:
     image = Image.fromarray(picture("smooth", 11, 9))
-    png = imaging._saved(image, "PNG")
-    webp = imaging._saved(image, "WEBP", lossless=True, exact=True)
-    raw = imaging._raw(image)
+    png = fallback.saved(image, "PNG")
+    webp = fallback.saved(image, "WEBP", lossless=True, exact=True)
+    raw = fallback.raw(image)
     for kind, data in ((FallbackKind.PNG, png), (FallbackKind.WEBP, webp), (FallbackKind.DEFLATE, raw)):
-        assert imaging.read_fallback(kind, data, "RGB", (9, 11)).tobytes() == image.tobytes()
+        assert fallback.read_fallback(kind, data, "RGB", (9, 11)).tobytes() == image.tobytes()
         with pytest.raises(CorruptFile):
-            imaging.read_fallback(kind, data, "RGB", (9, 12))
+            fallback.read_fallback(kind, data, "RGB", (9, 12))
         with pytest.raises(CorruptFile):
-            imaging.read_fallback(kind, data[: len(data) // 2], "RGB", (9, 11))
+            fallback.read_fallback(kind, data[: len(data) // 2], "RGB", (9, 11))
         with pytest.raises(CorruptFile):
-            imaging.read_fallback(kind, data, "nonsense", (9, 11))
+            fallback.read_fallback(kind, data, "nonsense", (9, 11))
 
 
 def test_a_deflated_bomb_is_not_inflated() -> None:
     bomb = zlib.compress(b"\0\0" + bytes(1 << 26))
     with pytest.raises(CorruptFile, match="expected 99"):
-        imaging.read_fallback(FallbackKind.DEFLATE, bomb, "L", (9, 11))
+        fallback.read_fallback(FallbackKind.DEFLATE, bomb, "L", (9, 11))
 
 
 def test_sizes_beyond_the_limit_are_refused() -> None:
