@@ -9,8 +9,8 @@ from PIL import Image
 
 from . import container, imaging
 from .ans import Message
-from .coder import SMALL, Alphabet, Costs, Progress, no_progress
-from .container import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason
+from .coder import SMALL, Alphabet, Progress, no_progress
+from .container import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, pixel_digest
 from .errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from .fallback import digest_of, quick_size, read_fallback, smallest_fallback
 from .metadata import metadata_of, metadata_of_file, restore_metadata
@@ -90,9 +90,12 @@ def _compress(
         if data is None or len(other) < len(data):
             data = other
     if verify:
-        again = decompress(data, model, progress=progress)
-        if again.mode != image.mode or digest_of(again) != header.digest:
-            raise VerificationFailed("the decoded image differs from the one given; please report this with the image")
+        try:
+            _pixels(*container.read(data), model, progress)
+        except CorruptFile as error:
+            raise VerificationFailed(
+                f"the file does not decode to the image given: {error}; please report this with the image"
+            ) from None
     return data
 
 
@@ -240,9 +243,9 @@ def _encode_alpha(image: Image.Image) -> bytes:
     if image.mode not in ("LA", "RGBA"):
         return b""
     alpha = image.getchannel("A")
-    values = np.unique(np.asarray(alpha))
-    if len(values) == 1:
-        return bytes([CONSTANT, values[0]])
+    values = np.asarray(alpha)
+    if values.min() == values.max():
+        return bytes([CONSTANT, values[0, 0]])
     kind, data = smallest_fallback(alpha)
     return bytes([kind]) + data
 
@@ -281,19 +284,29 @@ def decompress(data: bytes, model: Model | None = None, *, progress: Progress = 
         _, name, content = container.read_stored(data)
         return imaging.open_image(content, f"the stored file {name}".strip())
     header, payload = container.read(data)
-    size = (header.width, header.height)
-    if header.mode is Mode.FALLBACK:
-        image = read_fallback(header.fallback_kind, payload, header.pillow_mode, size)
-        progress(header.width * header.height)
-    else:
-        image, _ = _decode(header, payload, model, progress)
-    if digest_of(image) != header.digest:
-        raise CorruptFile(f"checksum of the pixels is not the stored {header.digest.hex()}")
+    pixels = _pixels(header, payload, model, progress)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     restore_metadata(image, header.metadata)
     return image
 
 
-def _decode(header: Header, payload: bytes, model: Model | None, progress: Progress) -> tuple[Image.Image, Costs]:
+def _pixels(header: Header, payload: bytes, model: Model | None, progress: Progress) -> Image.Image | np.ndarray:
+    """An image, or what `PIL.Image.fromarray` makes into one; `CorruptFile` unless its checksum is right."""
+    size = (header.width, header.height)
+    pixels: Image.Image | np.ndarray
+    if header.mode is Mode.FALLBACK:
+        pixels = read_fallback(header.fallback_kind, payload, header.pillow_mode, size)
+        digest = digest_of(pixels)
+        progress(header.width * header.height)
+    else:
+        pixels = _decode(header, payload, model, progress)
+        digest = pixel_digest(header.pixel_kind.image_mode, size, [pixels.data.cast("B")])
+    if digest != header.digest:
+        raise CorruptFile(f"checksum of the pixels is {digest.hex()}, {header.digest.hex()} is stored")
+    return pixels
+
+
+def _decode(header: Header, payload: bytes, model: Model | None, progress: Progress) -> np.ndarray:
     assert header.occurring is not None
     if model is not None and model.id != header.model_id:
         raise UnknownModel(
@@ -310,8 +323,8 @@ def _decode(header: Header, payload: bytes, model: Model | None, progress: Progr
     words = np.frombuffer(payload, "<u4").astype(np.uint32)
     message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet(header.occurring)
-    planes, costs = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
-    return imaging.from_planes(planes, header.pixel_kind, _decode_alpha(header)), costs
+    planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
+    return imaging.from_planes(planes, header.pixel_kind, _decode_alpha(header))
 
 
 def info(data: bytes) -> dict[str, Any]:

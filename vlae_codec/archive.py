@@ -148,7 +148,7 @@ def _section(tag: Tag, body: bytes) -> bytes:
 
 def binary_digest(images: NDArray[np.uint8]) -> bytes:
     """`pixel_digest` of binary images (N, S, S) of zeros and ones, as packed bits."""
-    return pixel_digest("binary", (images.shape[2], images.shape[0] * images.shape[1]), np.packbits(images).tobytes())
+    return pixel_digest("binary", (images.shape[2], images.shape[0] * images.shape[1]), [np.packbits(images).tobytes()])
 
 
 class ArchiveWriter:

@@ -24,6 +24,10 @@ from .schedule import Stage, StageKind, affordable_rows, wavefront
 
 #: Called with the pixels done since the last call.
 Progress = Callable[[int], None]
+#: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each.
+STAGE_PIXELS = 1 << 23
+#: Rows that are counted at once.
+ROWS_AT_ONCE = 256
 #: Subpixels below which every way of coding z is tried, and the smallest kept.
 SMALL = 3 * 192 * 192
 
@@ -82,8 +86,10 @@ class Alphabet:
     def of(cls, image: NDArray[np.uint8], channels: int) -> Alphabet:
         """The values in an image (H, W, 3)."""
         occurring = np.zeros((channels, 256), np.bool_)
-        for c in range(channels):
-            occurring[c, np.bincount(image[..., c].ravel(), minlength=256) > 0] = True
+        for top in range(0, len(image), ROWS_AT_ONCE):
+            rows = image[top : top + ROWS_AT_ONCE]
+            for c in range(channels):
+                occurring[c] |= np.bincount(rows[..., c].ravel(), minlength=256) > 0
         return cls(occurring)
 
 
@@ -139,22 +145,25 @@ class Coder:
         costs = Costs()
         message = Message(lanes_for(image.shape[0] * image.shape[1] * alphabet.channels))
         height = image.shape[0]
-        if with_z is not StageKind.BITS_BACK:
-            stage = Stage(0, height, with_z)
-            if with_z is StageKind.WITHOUT_Z:
-                self._push_pixels(message, *self._intervals(image, alphabet, stage, None, costs, progress), costs)
-            else:
-                self._push_with_z(message, image, alphabet, stage, costs, progress)
-            return message, [stage], costs
-        assert self.prior is not None
+        patch = VLAEConfig.Z_PATCH
+        most = max(1, STAGE_PIXELS // (patch * image.shape[1]))
         stages: list[Stage] = []
+        if with_z is not StageKind.BITS_BACK:
+            for top in reversed(range(0, height, most * patch)):
+                stage = Stage(top, min(top + most * patch, height), with_z)
+                stages.insert(0, stage)
+                if with_z is StageKind.WITHOUT_Z:
+                    self._push_pixels(message, *self._intervals(image, alphabet, stage, None, costs, progress), costs)
+                else:
+                    self._push_with_z(message, image, alphabet, stage, costs, progress)
+            return message, stages, costs
+        assert self.prior is not None
         mean, scale = self.parallel.posterior(image)
         # Entropy of a Gaussian in bins: what drawing it takes from the message.
         std = np.exp(cdf.Z_SCALE_LOWEST + scale / cdf.Z_SCALE_STEPS) * cdf.Z_STEPS
         wanted = np.log2(np.maximum(std * np.sqrt(2 * np.pi * np.e), 1.0)).sum((1, 2))
         # What lies in the heads cannot be drawn, and a draw may take more than the entropy; leave room for both.
         margin = 64.0 * message.lanes + 6.0 * np.sqrt(mean.size)
-        patch = VLAEConfig.Z_PATCH
         end = len(wanted)
         bottom = height
         # Rows without z that are not pushed yet: they become one stage when the next one's z can be drawn.
@@ -169,8 +178,11 @@ class Coder:
 
         stock = -margin
         while end > 0:
-            rows = affordable_rows(stock, wanted[:end])
+            rows = min(affordable_rows(stock, wanted[:end]), most)
             if rows == 0:
+                if len(waiting) == most:
+                    push_waiting()
+                    bottom = end * patch
                 before = costs.pixels
                 stage = Stage((end - 1) * patch, min(end * patch, height), StageKind.WITHOUT_Z)
                 waiting.append(self._intervals(image, alphabet, stage, None, costs, progress))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -133,10 +134,11 @@ class Header:
         return 3 if self.pixel_kind in (PixelKind.RGB, PixelKind.RGBA) else 1
 
 
-def pixel_digest(mode: str, size: tuple[int, int], data: bytes) -> bytes:
-    """The first 8 bytes of BLAKE2b over the Pillow mode, the size and the bytes of the pixels."""
+def pixel_digest(mode: str, size: tuple[int, int], parts: Iterable[bytes | memoryview]) -> bytes:
+    """The first 8 bytes of BLAKE2b over the Pillow mode, the size and the bytes of the pixels, part by part."""
     state = hashlib.blake2b(f"{mode} {size[0]} {size[1]}\n".encode(), digest_size=8)
-    state.update(data)
+    for part in parts:
+        state.update(part)
     return state.digest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import itertools
 import warnings
 import zlib
 from typing import Any
@@ -22,6 +23,13 @@ WEBP_MODES = {"1": "RGB", "L": "RGB", "LA": "RGBA", "P": "RGB", "RGB": "RGB", "R
 JXL_MODES = {"1": "L", "L": "L", "LA": "LA", "P": "L", "RGB": "RGB", "RGBA": "RGBA"}
 #: WebP's limit of each side.
 WEBP_SIDE = 16383
+#: Rows that are looked at together.
+STRIP = 256
+#: Pixels of a large image by which the size of its fallbacks is judged.
+SAMPLED_PIXELS = 1 << 22
+#: Largest image for which WebP and JPEG XL are made: they take some twenty bytes of memory for each pixel.
+SLOW_PIXELS = 1 << 25
+#: Pillow's names of the formats.
 FORMATS = {FallbackKind.PNG: "PNG", FallbackKind.WEBP: "WEBP", FallbackKind.JXL: "JXL"}
 
 
@@ -37,7 +45,12 @@ def jxl_plugin() -> bool:
 
 def digest_of(image: Image.Image) -> bytes:
     """`pixel_digest` of an image; a palette counts as part of its pixels."""
-    return pixel_digest(image.mode, image.size, palette_of(image) + image.tobytes())
+    # In strips: the bytes of a whole large image would take as much memory again.
+    strips = (
+        image.crop((0, top, image.width, min(top + STRIP, image.height))).tobytes()
+        for top in range(0, image.height, STRIP)
+    )
+    return pixel_digest(image.mode, image.size, itertools.chain([palette_of(image)], strips))
 
 
 def palette_of(image: Image.Image) -> bytes:
@@ -47,8 +60,20 @@ def palette_of(image: Image.Image) -> bytes:
     return image.palette.mode.encode() + b"\n" + bytes(image.palette.tobytes())
 
 
-def quick_size(image: Image.Image) -> int:
-    """Bytes of a quick lossless WebP or quickly deflated pixels, to judge whether slow forms are worth making."""
+def quick_size(image: Image.Image) -> float:
+    """Bytes of a quick lossless WebP or quickly deflated pixels, to judge whether slow forms are worth making.
+
+    Of a large image, what its whole would take going by a few strips.
+    """
+    step = -(-image.width * image.height // SAMPLED_PIXELS)
+    rows = min(STRIP, image.height)
+    tops = range(0, image.height - rows + 1, rows * step)
+    return sum(_quick_size(image.crop((0, top, image.width, top + rows))) for top in tops) * (
+        image.height / (rows * len(tops))
+    )
+
+
+def _quick_size(image: Image.Image) -> int:
     size = len(zlib.compress(image.tobytes(), 1))
     if image.mode in WEBP_MODES and max(image.size) <= WEBP_SIDE:
         plain = _plain(image, WEBP_MODES[image.mode])
@@ -93,14 +118,15 @@ def smallest_fallback(image: Image.Image) -> tuple[FallbackKind, bytes]:
     """The image in the smallest of the forms, without metadata."""
     bare = image.copy()
     bare.info = {}
+    slow = bare.width * bare.height <= SLOW_PIXELS
     choices = [(FallbackKind.DEFLATE, raw(bare))]
     if bare.mode in PNG_MODES:
         choices.append((FallbackKind.PNG, saved(bare, "PNG", optimize=True)))
-    if bare.mode in WEBP_MODES and max(bare.size) <= WEBP_SIDE:
+    if slow and bare.mode in WEBP_MODES and max(bare.size) <= WEBP_SIDE:
         plain = _plain(bare, WEBP_MODES[bare.mode])
         data = saved(plain, "WEBP", lossless=True, quality=100, method=6, exact=True)
         choices.append((FallbackKind.WEBP, _with_palette(bare, data) if bare.mode == "P" else data))
-    if bare.mode in JXL_MODES and jxl_plugin():
+    if slow and bare.mode in JXL_MODES and jxl_plugin():
         data = saved(_plain(bare, JXL_MODES[bare.mode]), "JXL", lossless=True, effort=7)
         choices.append((FallbackKind.JXL, _with_palette(bare, data) if bare.mode == "P" else data))
     digest = digest_of(bare)

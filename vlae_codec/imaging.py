@@ -178,13 +178,12 @@ def to_planes(image: Image.Image) -> tuple[NDArray[np.uint8], PixelKind] | None:
     return planes, PixelKind.GREY_AS_RGB if grey else PixelKind.RGB
 
 
-def from_planes(planes: NDArray[np.uint8], kind: PixelKind, alpha: NDArray[np.uint8] | None = None) -> Image.Image:
-    """The inverse of `to_planes`; ``alpha`` is (H, W), for the kinds that have one."""
-    if kind in (PixelKind.GREY, PixelKind.GREY_ALPHA):
-        planes = planes[..., 0]
-    if alpha is not None:
-        planes = np.dstack([planes, alpha])
-    return Image.fromarray(planes)
+def from_planes(
+    planes: NDArray[np.uint8], kind: PixelKind, alpha: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """The inverse of `to_planes`, as `PIL.Image.fromarray` takes it; ``alpha`` is (H, W), for kinds that have one."""
+    values = planes[..., 0] if kind in (PixelKind.GREY, PixelKind.GREY_ALPHA) else planes
+    return np.ascontiguousarray(values) if alpha is None else np.dstack([values, alpha])
 
 
 def encode_output(image: Image.Image, suffix: str, metadata: dict[str, Any] | None = None) -> bytes:
