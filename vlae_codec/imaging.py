@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .container import MAX_PIXELS, FallbackKind, PixelKind, pixel_digest
+from .container import MAGIC, MAX_PIXELS, FallbackKind, PixelKind, pixel_digest
 from .errors import CorruptFile, UnsupportedImage
 
 #: Entries of ``Image.info`` that are kept, and what they are made of: a PNG may hold text under any of these names.
@@ -38,6 +38,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
     """Read a still image completely; `UnsupportedImage` for what Pillow cannot read, or would round or cut."""
     if not data:
         raise UnsupportedImage(f"{name} is empty, expected an image")
+    if data.startswith(MAGIC):
+        raise UnsupportedImage(f"{name} is already a .vlae file, expected an image of another format")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -56,6 +58,11 @@ def open_image(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, zlib.error) as error:
         raise UnsupportedImage(f"{name} cannot be read as an image: {error}") from None
     return image
+
+
+def formats_by_suffix() -> dict[str, str]:
+    """Pillow's formats, without the one of `plugins.pillow`: its import shall not change what a folder's images are."""
+    return {suffix: fmt for suffix, fmt in Image.registered_extensions().items() if fmt != "VLAE"}
 
 
 def _is_rounded(image: Image.Image) -> bool:
@@ -218,7 +225,7 @@ def _saved(image: Image.Image, fmt: str, **options: Any) -> bytes:
 
 def encode_output(image: Image.Image, suffix: str) -> bytes:
     """The image and its metadata as a file of the format that a suffix names; refused unless it reads back the same."""
-    fmt = Image.registered_extensions().get(suffix.lower())
+    fmt = formats_by_suffix().get(suffix.lower())
     if fmt is None or fmt not in Image.SAVE:
         raise UnsupportedImage(f"no image format for the suffix {suffix!r}; use one such as .png, .webp or .tiff")
     options: dict[str, Any] = {}
