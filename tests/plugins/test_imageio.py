@@ -13,6 +13,7 @@ import vlae_codec.plugins.imageio  # registers the plugin
 from vlae_codec import Model, UnsupportedImage, VlaeError, api
 from vlae_codec.schedule import StageKind
 
+pytestmark = pytest.mark.usefixtures("model_wins")
 PIXELS = picture("smooth", 40, 48)
 ARRAYS = {
     "grey": PIXELS[..., 0],
