@@ -1,4 +1,4 @@
-"""The codec ``vlae`` for chunks of uint8 pixels in numcodecs, and so in Zarr.
+"""The codec ``vlae`` for chunks of uint8 pixels in numcodecs, whose codecs Zarr uses.
 
 >>> import numpy as np
 >>> from numcodecs.registry import get_codec
