@@ -49,6 +49,8 @@ def test_bytes_and_batches_of_one(tiny_model: Model) -> None:
     data = iio.imwrite("<bytes>", PIXELS, extension=".vlae", model="tiny")
     assert np.array_equal(np.asarray(api.decompress(data)), PIXELS)
     assert np.array_equal(iio.imread(data, plugin="vlae"), PIXELS)
+    # Bytes have no suffix: imageio tries its plugins in turn, and the one for Pillow takes them.
+    assert np.array_equal(iio.imread(data), PIXELS)
     assert np.array_equal(iio.imread(data, plugin="vlae", index=...), PIXELS[None])
     assert [each.shape for each in iio.imiter(data, plugin="vlae")] == [PIXELS.shape]
     with pytest.raises(ValueError, match="index 1, expected 0"):
