@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .completion import completion
 from .compress import compress
 from .decompress import decompress
 from .evaluate import evaluate
@@ -48,5 +49,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, lossy, list_images, info, evaluate, train, export):
+for command in (compress, decompress, lossy, list_images, info, evaluate, train, export, completion):
     main.add_command(command)

@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
-from .options import coding_options, note, progress_bar, use_threads
+from .options import coding_options, complete_path, note, progress_bar, use_threads
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, help="The .vlae file to write; - for standard output.")
+@click.argument("sources", nargs=-1, required=True, shell_complete=complete_path)
+@click.option(
+    "-o", "--output", required=True, help="The .vlae file to write; - for standard output.",
+    shell_complete=complete_path,
+)  # fmt: skip
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Decode and compare before the output appears."
 )

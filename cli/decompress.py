@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import coding_options, note, progress_bar, use_threads
+from .options import coding_options, complete_path, note, progress_bar, use_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_path)
 @click.option(
-    "-o", "--output",
+    "-o", "--output", shell_complete=complete_path,
     help="Image to write, its format by the suffix; - for standard output; by default the source's name and format. "
     "For an archive a folder, or a .npy or .npz file if it was one.",
 )  # fmt: skip

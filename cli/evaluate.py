@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from .options import progress_bar, use_threads
+from .options import complete_path, progress_bar, use_threads
 
 
 @click.command("eval")
 @click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("-m", "--model", "model_name", required=True, metavar="NAME|PATH",
+@click.option("-m", "--model", "model_name", required=True, metavar="NAME|PATH", shell_complete=complete_path,
               help="Model for binary images, or a training checkpoint (.pt): floats, and no archive.")  # fmt: skip
 @click.option("--split", default="valid", show_default=True, help="The array to take from a .npz file.")
 @click.option("--images", type=click.IntRange(1), help="Only the first so many images.")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from .options import note
+from .options import complete_path, note
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("-o", "--output", required=True, help="The model file to write, such as mine.safetensors.")
+@click.option("-o", "--output", required=True, help="The model file to write, such as mine.safetensors.",
+              shell_complete=complete_path)  # fmt: skip
 @click.option("--data", "sources", type=click.Path(path_type=Path, exists=True), multiple=True, required=True,
               help="The training data, to measure the ranges of activations.")  # fmt: skip
 @click.option("--no-z", is_flag=True, help="Only the decoder, without z.")

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from .options import complete_path
+
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=complete_path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(source: str, as_json: bool) -> None:
     """Show what the .vlae file SOURCE holds and where its bits went.

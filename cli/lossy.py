@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
-from .options import coding_options, note, use_threads
+from .options import coding_options, complete_path, note, use_threads
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, help="The .vlae file to write; - for standard output.")
+@click.argument("sources", nargs=-1, required=True, shell_complete=complete_path)
+@click.option(
+    "-o", "--output", required=True, help="The .vlae file to write; - for standard output.",
+    shell_complete=complete_path,
+)  # fmt: skip
 @click.option(
     "--fidelity", type=click.FloatRange(0.0, 1000.0), help="How much closeness to q(z|x) counts against size."
 )

@@ -8,8 +8,14 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable)
+
+
+def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Tell the shell to complete paths, for parameters of text that may be one."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 def coding_options(function: Command) -> Command:
@@ -17,7 +23,7 @@ def coding_options(function: Command) -> Command:
     model_help = "Model to use; default: photo to compress, the one that made the file to decompress."
     device_help = "Where the networks run; the bytes do not depend on it."
     decorators = [
-        click.option("-m", "--model", "model_name", metavar="NAME|PATH", help=model_help),
+        click.option("-m", "--model", "model_name", metavar="NAME|PATH", help=model_help, shell_complete=complete_path),
         click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help=device_help),
         click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores."),
         click.option("-f", "--force", is_flag=True, help="Replace the output if it exists."),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 from vlae_codec.models.integer import IntegerModel
 
-from vlae_codec import Model, imaging, load_model
+from vlae_codec import Model, api, imaging, load_model
 from vlae_codec.api import encode_as
 from vlae_codec.container import Header, Mode
 from vlae_codec.schedule import StageKind
@@ -53,6 +53,12 @@ def binary_model() -> Model:
 @pytest.fixture(autouse=True)
 def _golden_models_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLAE_CODEC_MODELS", str(GOLDEN))
+
+
+@pytest.fixture
+def model_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RGB and grey images are coded by the model, though a tiny one is worse than WebP."""
+    monkeypatch.setattr(api, "_fallback_may_win", lambda image, size: False)
 
 
 def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

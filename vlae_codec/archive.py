@@ -728,7 +728,7 @@ def find_images(sources: Iterable[Path]) -> list[tuple[str, Path]]:
     A file below a folder is named by its path from there, another file by its own name. Files that are no images by
     their suffix are passed over in folders; `UnsupportedImage` if nothing is left.
     """
-    known = set(Image.registered_extensions())
+    known = set(imaging.formats_by_suffix())
     found = []
     for source in sources:
         if source.is_dir():

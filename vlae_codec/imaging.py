@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .container import MAX_PIXELS, PixelKind, Reason
+from .container import MAGIC, MAX_PIXELS, PixelKind, Reason
 from .errors import UnsupportedImage, VlaeError
 from .fallback import digest_of, jxl_plugin, saved
 from .metadata import (
@@ -59,6 +59,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
         raise UnsupportedImage(f"{name} is empty, expected an image")
     if data.startswith(JXL_STARTS):
         jxl_plugin()
+    if data.startswith(MAGIC):
+        raise UnsupportedImage(f"{name} is already a .vlae file, expected an image of another format")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -81,6 +83,11 @@ def open_image(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, zlib.error) as error:
         raise UnsupportedImage(f"{name} cannot be read as an image: {error}") from None
     return image
+
+
+def formats_by_suffix() -> dict[str, str]:
+    """Pillow's formats, without the one of `plugins.pillow`: its import shall not change what a folder's images are."""
+    return {suffix: fmt for suffix, fmt in Image.registered_extensions().items() if fmt != "VLAE"}
 
 
 def _is_rounded(image: Image.Image) -> bool:
@@ -145,7 +152,7 @@ def _comes_back(image: Image.Image, metadata: dict[str, Any]) -> bool:
 
 def format_of(name: str) -> str:
     """Pillow's name of the format that a file name's suffix stands for; empty if there is none."""
-    return Image.registered_extensions().get(PurePath(name).suffix.lower(), "")
+    return formats_by_suffix().get(PurePath(name).suffix.lower(), "")
 
 
 def has_format(name: str, fmt: str | None) -> bool:
@@ -188,7 +195,7 @@ def from_planes(
 
 def encode_output(image: Image.Image, suffix: str, metadata: dict[str, Any] | None = None) -> bytes:
     """An image as a file of the format that a suffix names; see `encode_file`."""
-    fmt = Image.registered_extensions().get(suffix.lower())
+    fmt = formats_by_suffix().get(suffix.lower())
     if fmt is None or fmt not in Image.SAVE:
         raise UnsupportedImage(f"no image format for the suffix {suffix!r}; use one such as .png, .webp or .tiff")
     return encode_file(image, fmt, metadata or {})

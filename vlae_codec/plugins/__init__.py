@@ -1,0 +1,1 @@
+"""The codec inside other libraries: import ``pillow``, ``imageio`` or ``numcodecs`` from here to register it there."""
