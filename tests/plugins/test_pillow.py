@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 import vlae_codec
 import vlae_codec.plugins.pillow  # registers the format
-from vlae_codec import Model, VlaeError, api, archive, container, imaging
+from vlae_codec import CorruptFile, Model, VlaeError, api, archive, container, imaging
 from vlae_codec.container import FallbackKind, Header, Mode
 from vlae_codec.fallback import digest_of
 from vlae_codec.schedule import StageKind
@@ -67,10 +67,13 @@ def test_the_model_is_an_option(tiny_model: Model, kind: str) -> None:
 
 
 def test_verify_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "decompress", lambda *args, **kwargs: Image.new("RGB", (48, 40)))
+    def damaged(*args: object) -> None:
+        raise CorruptFile("checksum of the pixels")
+
+    monkeypatch.setattr(api, "_pixels", damaged)
     image = Image.fromarray(picture("smooth", 40, 48))
     image.save(tmp_path / "unverified.vlae", model="tiny", verify=False)
-    with pytest.raises(OSError, match="differs"):
+    with pytest.raises(OSError, match="checksum of the pixels"):
         image.save(tmp_path / "verified.vlae", model="tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["unverified.vlae"]
 
