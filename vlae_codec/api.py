@@ -80,6 +80,25 @@ def compress(
     return data
 
 
+def compress_file(
+    data: bytes,
+    name: str,
+    model: Model | None = None,
+    *,
+    pixels: bool = False,
+    strip: bool = False,
+    verify: bool = True,
+    progress: Progress = no_progress,
+) -> bytes:
+    """The bytes of a .vlae file from those of an image file, ``name`` its name."""
+    return compress(imaging.open_image(data, name), model, verify=verify, progress=progress)
+
+
+def restore_file(data: bytes, model: Model | None = None, *, progress: Progress = no_progress) -> tuple[str, bytes]:
+    """The original file's name, empty if unknown, and the bytes of an image file, from those of a .vlae file."""
+    return "", imaging.encode_output(decompress(data, model, progress=progress), ".png")
+
+
 def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
