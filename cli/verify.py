@@ -30,11 +30,10 @@ def verify(
       vlae-codec verify photo.vlae
       vlae-codec verify backup --recursive
     """
-    from vlae_codec.folders import Coding
-    from vlae_codec.verify import find_files
+    from vlae_codec.folders import Coding, find_packed
     from vlae_codec.verify import verify as run
 
-    paths = find_files(sources, batch.recursive)
+    paths = [path for _, path in find_packed(sources, batch.recursive)]
     jobs, threads = batch.workers(len(paths), threads)
     coding = Coding(model_name, device, threads)
     coding.load()  # What is wrong with the model is said once, not of every file.

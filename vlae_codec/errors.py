@@ -38,7 +38,7 @@ class VerificationFailed(VlaeError):
 
 
 def describe(error: BaseException, path: str = "") -> str:
-    """An error as one line, for messages that begin with ``path``, which a missing file's message need not repeat."""
+    """An error as one line; ``path`` is what the line will begin with, so that it is not named twice."""
     if isinstance(error, OSError) and error.strerror:
         named = error.filename and str(error.filename) != path
         text = f"{error.filename}: {error.strerror}" if named else error.strerror

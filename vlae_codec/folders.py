@@ -123,7 +123,7 @@ def plan_compress(sources: Sequence[Path], recursive: bool = False) -> list[Task
     """
     found = files.find(sources, set(Image.registered_extensions()), recursive)
     if not found:
-        raise UnsupportedImage(f"no images found in {_listed(sources)}{'' if recursive else _HINT}")
+        raise UnsupportedImage(f"no images found in {_listed(sources, recursive)}")
     return _checked([Task(path, name + SUFFIX) for name, path in found])
 
 
@@ -137,17 +137,19 @@ def plan_decompress(sources: Sequence[Path], recursive: bool = False) -> list[Ta
     VlaeError
         If there are no .vlae files, or two outputs collide.
     """
+    return _checked([Task(path, _planned_name(name)) for name, path in find_packed(sources, recursive)])
+
+
+def find_packed(sources: Sequence[Path], recursive: bool = False) -> list[tuple[str, Path]]:
+    """Names and paths, as `files.find` gives them, of .vlae files; `VlaeError` if there are none."""
     found = files.find(sources, {SUFFIX}, recursive)
     if not found:
-        raise VlaeError(f"no .vlae files found in {_listed(sources)}{'' if recursive else _HINT}")
-    return _checked([Task(path, _planned_name(name)) for name, path in found])
+        raise VlaeError(f"no .vlae files found in {_listed(sources, recursive)}")
+    return found
 
 
-_HINT = "; --recursive visits sub-folders"
-
-
-def _listed(sources: Sequence[Path]) -> str:
-    return ", ".join(map(str, sources))
+def _listed(sources: Sequence[Path], recursive: bool) -> str:
+    return ", ".join(map(str, sources)) + ("" if recursive else "; --recursive visits sub-folders")
 
 
 def _checked(tasks: list[Task]) -> list[Task]:

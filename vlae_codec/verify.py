@@ -9,11 +9,11 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import api, archive, container, files
+from . import api, archive, container
 from .chain import ImageCoder
 from .container import Mode
-from .errors import CorruptFile, UnknownModel, VlaeError, describe
-from .folders import DIED, SUFFIX, Coding, model_for
+from .errors import CorruptFile, UnknownModel, describe
+from .folders import DIED, Coding, model_for
 from .lossy import LossyFile, decode_grid, decode_z, find_lossy_model
 from .workers import run_each
 
@@ -37,15 +37,6 @@ class Finding:
     status: str
     content: str | None = None
     error: str | None = None
-
-
-def find_files(sources: Sequence[Path], recursive: bool = False) -> list[Path]:
-    """The files that are named, and the .vlae files in folders; `VlaeError` if there are none."""
-    found = [path for _, path in files.find(sources, {SUFFIX}, recursive)]
-    if not found:
-        hint = "" if recursive else "; --recursive visits sub-folders"
-        raise VlaeError(f"no .vlae files found in {', '.join(map(str, sources))}{hint}")
-    return found
 
 
 def verify(paths: Sequence[Path], coding: Coding, *, jobs: int = 0) -> Generator[Finding, None, None]:

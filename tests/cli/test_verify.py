@@ -34,13 +34,12 @@ def test_every_kind(packed: Path) -> None:
     before = sorted(packed.rglob("*"))
     result = call("verify", packed, "-r", "-j", 0)
     assert (result.exit_code, result.stderr) == (0, "")
-    image, grey = "vlae, 44 x 36, RGB", "lossy, 1 images of"
     lines = dict(line.split(": ok ") for line in result.stdout.splitlines())
     assert lines[f"{packed}/archive.vlae"] == "(archive, 9 images)"
     assert lines[f"{packed}/lossy.vlae"] == "(lossy, 9 images of 8 x 8)"
-    assert lines[f"{packed}/sub/image.vlae"].startswith(f"({image[:4]}, ")
+    assert lines[f"{packed}/sub/image.vlae"].startswith("(vlae, ")
     assert lines[f"{packed}/sub/fallback.vlae"].endswith(", P)")
-    assert lines[f"{packed}/sub/z.vlae"].startswith(f"({grey}")
+    assert lines[f"{packed}/sub/z.vlae"].startswith("(lossy, 1 images of ")
     assert sorted(packed.rglob("*")) == before
     assert len(call("verify", packed, "-j", 0).stdout.splitlines()) == 2
     assert call("verify", packed, "-r", "-j", 0, "-q").output == ""
