@@ -15,26 +15,26 @@ from .info import info
 from .listing import list_images
 from .lossy import lossy
 from .train import train
+from .verify import verify
 
 
 class _Group(click.Group):
-    """Turns the errors that users can cause into one line and exit code 1."""
+    """Turns the errors that users can cause into one line and exit code 1, and Ctrl-C into one and 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from vlae_codec.errors import VlaeError
+        from vlae_codec.errors import VlaeError, describe
 
         try:
             return super().invoke(ctx)
-        except VlaeError as error:
-            message = str(error)
-        except MemoryError:
-            message = "not enough memory for this image"
         except BrokenPipeError:
             raise
-        except OSError as error:
-            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        click.echo(f"vlae-codec: {' '.join(message.split())}", err=True)
-        ctx.exit(1)
+        except (VlaeError, MemoryError, OSError) as error:
+            message, code = describe(error), 1
+        except KeyboardInterrupt:
+            # 128 and the signal's number, as shells have it.
+            message, code = "interrupted", 130
+        click.echo(f"vlae-codec: {message}", err=True)
+        ctx.exit(code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,5 +49,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, lossy, list_images, info, evaluate, train, export, completion):
+for command in (compress, decompress, verify, lossy, list_images, info, evaluate, train, export, completion):
     main.add_command(command)

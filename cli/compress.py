@@ -8,15 +8,14 @@ from typing import Any
 
 import click
 
+from .folders import Batch, folder_options, is_folder, run_folder
 from .options import coding_options, complete_path, note, progress_bar, use_threads
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_path)
-@click.option(
-    "-o", "--output", required=True, help="The .vlae file to write; - for standard output.",
-    shell_complete=complete_path,
-)  # fmt: skip
+@click.option("-o", "--output", required=True, shell_complete=complete_path,
+              help="The .vlae file to write, - for standard output, or a folder: ends in / or exists.")  # fmt: skip
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Decode and compare before the output appears."
 )
@@ -25,6 +24,7 @@ from .options import coding_options, complete_path, note, progress_bar, use_thre
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
+@folder_options
 @coding_options
 def compress(
     sources: tuple[str, ...],
@@ -35,6 +35,7 @@ def compress(
     segment: int | None,
     embed_model: bool,
     key: str,
+    batch: Batch,
     model_name: str | None,
     device: str,
     threads: int | None,
@@ -42,6 +43,8 @@ def compress(
     quiet: bool,
 ) -> None:
     """Compress images without loss.
+
+    With a folder as output, each image becomes a file of its own: a.png becomes a.png.vlae there.
 
     One image SOURCE (- for standard input) becomes one image's file. RGB and grey images are coded by the model, an
     alpha channel by itself. Palettes and other modes, and pictures for which that is smaller, are kept as lossless
@@ -56,14 +59,23 @@ def compress(
       vlae-codec compress photo.png -o photo.vlae
       vlae-codec compress --no-verify - -o - < photo.png > photo.vlae
       vlae-codec compress my/photographs -o photographs.vlae
+      vlae-codec compress my/photographs -o packed/ --recursive
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
-    from vlae_codec import api, archive, files
+    from vlae_codec import api, archive, files, folders
     from vlae_codec.archive import SEGMENT, find_images, is_array, load_array
     from vlae_codec.chain import ImageCoder
     from vlae_codec.container import Reason
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
+    if is_folder(output):
+        if segment or embed_model or key:
+            raise click.UsageError("--segment, --embed-model and --key are for archives, and this makes a file each")
+        coding = folders.Coding(model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify)
+        tasks = folders.plan_compress([Path(source) for source in sources], batch.recursive)
+        run_folder("compress", tasks, output, coding, batch, force, quiet)
+        return
+    batch.refuse()
     files.check_writable(output, force)
     use_threads(threads)
     model = load_model(model_name or DEFAULT_MODEL, device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .folders import Batch, folder_options, is_folder, run_folder
 from .options import coding_options, complete_path, note, progress_bar, use_threads
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", shell_complete=complete_path)
+@click.argument("sources", nargs=-1, required=True, shell_complete=complete_path)
 @click.option(
     "-o", "--output", shell_complete=complete_path,
     help="Image to write, its format by the suffix; - for standard output; by default the source's name and format. "
-    "For an archive a folder, or a .npy or .npz file if it was one.",
+    "For an archive or several files a folder: ends in / or exists; for an array a .npy or .npz file.",
 )  # fmt: skip
 @click.option("--select", multiple=True, metavar="NAME", help="Archives: only the image of this name or number.")
 @click.option("--mode", "how", type=click.Choice(["sample", "mean"]), default="sample", show_default=True,
@@ -32,21 +33,26 @@ if TYPE_CHECKING:
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Lossy files: how many draws.")
 @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True,
               help="Lossy files: seed of the draws.")  # fmt: skip
+@folder_options
 @coding_options
 def decompress(
-    source: str,
+    sources: tuple[str, ...],
     output: str | None,
     select: tuple[str, ...],
     how: str,
     samples: int,
     seed: int,
+    batch: Batch,
     model_name: str | None,
     device: str,
     threads: int | None,
     force: bool,
     quiet: bool,
 ) -> None:
-    """Restore what the .vlae file SOURCE holds (- for standard input).
+    """Restore what the .vlae file SOURCES holds (- for standard input).
+
+    With a folder as output, SOURCES may be several .vlae files of single images, and folders of them: a.png.vlae
+    becomes a.png there.
 
     Without --output an image gets the name and the format of the file that was compressed, in the current folder. A
     format given by --output must keep the pixels exactly: .png, .webp (lossless), .tiff, .bmp, .ppm. Nothing is written
@@ -59,31 +65,43 @@ def decompress(
       vlae-codec decompress photo.vlae
       vlae-codec decompress photo.vlae -o photo.tiff
       vlae-codec decompress photographs.vlae -o folder
+      vlae-codec decompress packed -o photographs/ --recursive
       vlae-codec decompress digits.vlae -o digits.npy
       vlae-codec decompress photographs.vlae --select holiday/1.png -o 1.png
     """
-    from vlae_codec import api, container, files
+    from vlae_codec import api, container, files, folders
     from vlae_codec.archive import Archive
     from vlae_codec.container import Mode
+    from vlae_codec.errors import VlaeError
     from vlae_codec.lossy import LossyFile, find_lossy_model
     from vlae_codec.registry import choose_device, load_model
 
+    single = len(sources) == 1 and not Path(sources[0]).is_dir()
+    data = files.read_bytes(sources[0]) if single else b""
+    mode = container.mode_of(data) if single else None
+    if mode not in (Mode.ARCHIVE, Mode.LOSSY) and output is not None and is_folder(output):
+        if select:
+            raise click.UsageError("--select is for a single archive")
+        coding = folders.Coding(model_name, device, threads)
+        tasks = folders.plan_decompress([Path(source) for source in sources], batch.recursive)
+        run_folder("decompress", tasks, output, coding, batch, force, quiet)
+        return
+    batch.refuse()
+    if not single:
+        raise VlaeError("several files need a folder as output: give --output with a / at its end")
     use_threads(threads)
-    data = files.read_bytes(source)
     device = choose_device(device)
     given = load_model(model_name, device) if model_name else None
-    mode = container.mode_of(data)
     if mode in (Mode.ARCHIVE, Mode.LOSSY) and output is None:
-        raise click.UsageError(f"{source} is not a single image: name an output with --output")
+        raise click.UsageError(f"{sources[0]} is not a single image: name an output with --output")
     if mode is Mode.ARCHIVE:
         import io
 
         assert output is not None
-
         _restore_archive(Archive(io.BytesIO(data), given, device), output, select, force, quiet)
         return
     if select:
-        raise click.UsageError(f"--select is for archives, and {source} is not one")
+        raise click.UsageError(f"--select is for archives, and {sources[0]} is not one")
     if mode is Mode.LOSSY:
         assert output is not None
         file = LossyFile.from_bytes(data)

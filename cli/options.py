@@ -18,20 +18,25 @@ def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [CompletionItem(incomplete, type="file")]
 
 
-def coding_options(function: Command) -> Command:
-    """Those of every command that codes pixels."""
+def model_options(function: Command) -> Command:
+    """Those of every command that runs a model on files."""
     model_help = "Model to use; default: photo to compress, the one that made the file to decompress."
     device_help = "Where the networks run; the bytes do not depend on it."
     decorators = [
         click.option("-m", "--model", "model_name", metavar="NAME|PATH", help=model_help, shell_complete=complete_path),
         click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help=device_help),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores."),
-        click.option("-f", "--force", is_flag=True, help="Replace the output if it exists."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores, or 1 with workers."),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
     ]
     for decorate in reversed(decorators):
         function = decorate(function)
     return function
+
+
+def coding_options(function: Command) -> Command:
+    """Those of every command that codes pixels into files."""
+    force = click.option("-f", "--force", is_flag=True, help="Replace the output if it exists.")
+    return model_options(force(function))
 
 
 def use_threads(threads: int | None) -> None:

@@ -182,7 +182,10 @@ def restore_file(
     for choice in (str(fmt or imaging.format_of(name)), "PNG", "TIFF"):
         try:
             if choice in imaging.RESTORED:
-                return name, imaging.encode_file(image, choice, metadata)
+                encoded = imaging.encode_file(image, choice, metadata)
+                # Never a PNG under the name of a JPEG.
+                wrong = name and choice not in (fmt, imaging.format_of(name))
+                return f"{name}.{choice.lower()}" if wrong else name, encoded
         except UnsupportedImage:
             if choice == "TIFF":
                 raise

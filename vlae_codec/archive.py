@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import api, container, imaging
+from . import api, container, files, imaging
 from .ans import Message
 from .chain import Batch, ImageCoder
 from .coder import Progress, no_progress
@@ -728,15 +728,7 @@ def find_images(sources: Iterable[Path]) -> list[tuple[str, Path]]:
     A file below a folder is named by its path from there, another file by its own name. Files that are no images by
     their suffix are passed over in folders; `UnsupportedImage` if nothing is left.
     """
-    known = set(imaging.formats_by_suffix())
-    found = []
-    for source in sources:
-        if source.is_dir():
-            for path in sorted(source.rglob("*")):
-                if path.is_file() and path.suffix.lower() in known:
-                    found.append((PurePosixPath(path.relative_to(source)).as_posix(), path))
-        else:
-            found.append((source.name, source))
+    found = files.find(sources, set(imaging.formats_by_suffix()), recursive=True)
     if not found:
         raise UnsupportedImage(f"no images found in {', '.join(map(str, sources))}")
     return found

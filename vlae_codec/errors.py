@@ -35,3 +35,17 @@ class EmptyMessage(VlaeError):
 
 class VerificationFailed(VlaeError):
     """What was decoded after compressing is not the image that was given."""
+
+
+def describe(error: BaseException, path: str = "") -> str:
+    """An error as one line; ``path`` is what the line will begin with, so that it is not named twice."""
+    if isinstance(error, OSError) and error.strerror:
+        named = error.filename and str(error.filename) != path
+        text = f"{error.filename}: {error.strerror}" if named else error.strerror
+    elif isinstance(error, MemoryError):
+        text = "not enough memory for this image"
+    elif isinstance(error, (VlaeError, OSError)):
+        text = str(error)
+    else:
+        text = f"unexpected {type(error).__name__}: {error}"
+    return " ".join(text.split())

@@ -6,7 +6,8 @@ import contextlib
 import os
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
 
 from .errors import VlaeError
 
@@ -19,6 +20,37 @@ def read_bytes(path: str) -> bytes:
     if path == STANDARD:
         return sys.stdin.buffer.read()
     return Path(path).read_bytes()
+
+
+def find(sources: Iterable[Path], suffixes: Collection[str], recursive: bool) -> list[tuple[str, Path]]:
+    """Names and paths of the files that are named, and of those in folders that have one of some suffixes, sorted.
+
+    A file in a folder is named by its path from there, another file by its own name. Sub-folders are visited only with
+    ``recursive``, symbolic links to folders never.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be read.
+    """
+    found = []
+    for source in sources:
+        if not source.is_dir():
+            found.append((source.name, source))
+            continue
+        paths = []
+        for folder, subfolders, names in os.walk(source, onerror=_raise):
+            paths += [Path(folder, name) for name in names if Path(name).suffix.lower() in suffixes]
+            if not recursive:
+                subfolders.clear()
+        for path in sorted(paths):
+            if path.is_file():
+                found.append((PurePosixPath(path.relative_to(source)).as_posix(), path))
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def check_writable(path: str, force: bool) -> None:

@@ -239,7 +239,9 @@ def encode_images(
 
 
 def decode_z(file: LossyFile, coder: ImageCoder) -> NDArray[np.int64]:
-    """Z of every image, (N, z_channels)."""
+    """Z of every binary image, (N, z_channels); `CorruptFile` if it is damaged, or of another model's shape."""
+    if file.head["size"] != [coder.config.image_size] * 2:
+        raise CorruptFile(f"the file holds images of {file.head['size']} pixels, its model codes others")
     if len(file.exponents) != coder.config.z_channels:
         raise CorruptFile(
             f"the file codes {len(file.exponents)} channels of z, its model has {coder.config.z_channels}"
@@ -357,8 +359,8 @@ def _grid_kl(coder: Coder, mean: NDArray[np.int64], scale: NDArray[np.int64]) ->
     return sum(_walk_grid(coder, mean.shape, visit)[1])
 
 
-def sample_photograph(file: LossyFile, coder: Coder, seed: int, progress: Progress = no_progress) -> NDArray[np.uint8]:
-    """Draw a photograph (H, W, 3) from p(x | z)."""
+def decode_grid(file: LossyFile, coder: Coder) -> NDArray[np.int64]:
+    """Z of a photograph, (rows, columns, z_channels); `CorruptFile` if it is damaged, or of another model's shape."""
     width, height = file.head["size"]
     channels, patch = coder.config.z_channels, VLAEConfig.Z_PATCH
     if len(file.exponents) != channels:
@@ -371,6 +373,13 @@ def sample_photograph(file: LossyFile, coder: Coder, seed: int, progress: Progre
     z, _ = _walk_grid(coder, (-(-height // patch), -(-width // patch), channels), pop)
     if not message.empty:
         raise CorruptFile("bits are left over after the last z")
+    return z
+
+
+def sample_photograph(file: LossyFile, coder: Coder, seed: int, progress: Progress = no_progress) -> NDArray[np.uint8]:
+    """Draw a photograph (H, W, 3) from p(x | z)."""
+    width, height = file.head["size"]
+    z = decode_grid(file, coder)
     alphabet = Alphabet(np.ones((3, 256), np.bool_))
     # A pop takes at most 24 bits, so a word for each subpixel is always enough.
     return coder.sample(z, (height, width), alphabet, random_message(seed, 3 * width * height + 64), progress)
@@ -410,8 +419,6 @@ def reconstruct(
     coder = model.coder
     drawn: list[NDArray[np.uint8]] = []
     if isinstance(coder, ImageCoder):
-        if file.head["size"] != [coder.config.image_size] * 2:
-            raise CorruptFile(f"the file holds images of {file.head['size']} pixels, its model codes others")
         z = decode_z(file, coder)
         for i in range(draws):
             drawn.append(sample_images(coder, z, len(z), seed + i))

@@ -198,7 +198,6 @@ def test_bad_models(tmp_path: Path, source: Path, packed: Path, monkeypatch: pyt
 
 def test_bad_outputs(tmp_path: Path, source: Path, packed: Path) -> None:
     check_refused(call("compress", source, "-o", tmp_path / "no" / "out.vlae"), tmp_path, "is not a folder")
-    check_refused(call("compress", source, "-o", tmp_path), tmp_path, "is a folder")
     check_refused(call("decompress", packed, "-o", tmp_path / "out.jpg"), tmp_path, "does not keep", "exactly")
     check_refused(call("decompress", packed, "-o", tmp_path / "out.xyz"), tmp_path, "suffix '.xyz'")
     check_refused(call("decompress", packed, "-o", tmp_path / "out.gif"), tmp_path, "GIF")

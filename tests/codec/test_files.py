@@ -192,7 +192,7 @@ def test_pixels_of_a_jpeg_are_coded_when_asked_for(tiny_model: Model) -> None:
     assert api.info(data)["mode"] != "stored"
     name, restored = api.restore_file(data, tiny_model)
     with Image.open(io.BytesIO(source)) as before, Image.open(io.BytesIO(restored)) as after:
-        assert (name, after.format) == ("a.jpg", "PNG")
+        assert (name, after.format) == ("a.jpg.png", "PNG")
         assert after.tobytes() == before.tobytes()
     with pytest.raises(UnsupportedImage, match="more than 8 bits"):
         api.compress_file(png_16_bit_rgb(), "deep.png", tiny_model, pixels=True)

@@ -1,0 +1,156 @@
+"""What the commands share that work on many files in worker processes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import Command
+
+if TYPE_CHECKING:
+    from vlae_codec.folders import Coding, Outcome, Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The options of a command on many files."""
+
+    recursive: bool
+    jobs: int | None
+    as_json: bool
+    keep_going: bool = True
+    skip_existing: bool = False
+
+    def workers(self, count: int, threads: int | None) -> tuple[int, int | None]:
+        """Worker processes for so many files, none for a single one unless asked for; and the threads of each."""
+        from vlae_codec.workers import default_jobs
+
+        if self.jobs == 0 or (self.jobs is None and count == 1):
+            return 0, threads
+        threads = threads or 1
+        return self.jobs or default_jobs(threads), threads
+
+    def refuse(self) -> None:
+        """Refuse the options where one file is written, as they would do nothing there."""
+        if self.recursive or self.jobs is not None or self.as_json or self.skip_existing or not self.keep_going:
+            raise click.UsageError(
+                "--recursive, --jobs, --fail-fast, --skip-existing and --json need a folder as output: end it in /"
+            )
+
+
+def batch_options(function: Command) -> Command:
+    """The options of commands that only read; they come as one argument, ``batch``."""
+    return _options(function, [])
+
+
+def folder_options(function: Command) -> Command:
+    """The options of commands that write a folder; they come as one argument, ``batch``."""
+    return _options(function, [
+        click.option("--keep-going/--fail-fast", default=True, show_default=True,
+                     help="Folders: go on after a file that fails, or stop."),
+        click.option("--skip-existing", is_flag=True, help="Folders: do nothing for outputs that exist."),
+    ])  # fmt: skip
+
+
+def _options(function: Command, more: list[Callable]) -> Command:
+    @functools.wraps(function)
+    def gathered(
+        *args: Any, recursive: bool, jobs: int | None, as_json: bool, keep_going: bool = True,
+        skip_existing: bool = False, **rest: Any,
+    ) -> Any:  # fmt: skip
+        return function(*args, batch=Batch(recursive, jobs, as_json, keep_going, skip_existing), **rest)
+
+    decorators = [
+        click.option("-r", "--recursive", is_flag=True, help="Folders: visit sub-folders."),
+        click.option("-j", "--jobs", type=click.IntRange(0), help="Folders: worker processes; default: as many as keep "
+                     "the cores busy; 0: none, the work is done in this process."),
+        *more,
+        click.option("--json", "as_json", is_flag=True, help="Folders: print JSON on stdout."),
+    ]  # fmt: skip
+    command: Any = gathered
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def is_folder(output: str) -> bool:
+    """Whether an output means a folder: it ends in a slash, or is one already."""
+    return output.endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+@contextmanager
+def files_bar(quiet: bool, what: str, count: int) -> Iterator[Callable[[int], object]]:
+    """A bar of files done, on a terminal."""
+    from tqdm import tqdm
+
+    shown = not quiet and sys.stderr.isatty()
+    with tqdm(total=count, desc=what, unit="file", disable=not shown, leave=False) as bar:
+        yield bar.update
+
+
+def say(text: str, err: bool = True) -> None:
+    """One line, without disturbing a bar."""
+    from tqdm import tqdm
+
+    # A file's name may hold bytes that are no text.
+    tqdm.write(click.format_filename(text), file=sys.stderr if err else sys.stdout)
+
+
+def run_folder(
+    what: str, tasks: Sequence[Task], output: str, coding: Coding, batch: Batch, force: bool, quiet: bool
+) -> None:
+    """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed."""
+    from dataclasses import replace
+
+    from vlae_codec import files, folders
+    from vlae_codec.errors import VlaeError
+
+    if any(str(task.source) == files.STANDARD for task in tasks):
+        raise VlaeError("standard input has no name that its output could have in a folder; name an output file")
+    if force and batch.skip_existing:
+        raise click.UsageError("--force replaces outputs that exist, --skip-existing keeps them: give one of them")
+    coding.load()  # What is wrong with the model is said once, not of every file.
+    jobs, threads = batch.workers(len(tasks), coding.threads)
+    run = folders.compress if what == "compress" else folders.decompress
+    done: list[Outcome] = []
+    outcomes = run(
+        tasks, Path(output), replace(coding, threads=threads), jobs=jobs, force=force, skip_existing=batch.skip_existing
+    )
+    with files_bar(quiet, what, len(tasks)) as update, closing(outcomes):
+        for outcome in outcomes:
+            done.append(outcome)
+            update(1)
+            if outcome.error is not None:
+                say(f"{outcome.source}: {outcome.error}")
+                if not batch.keep_going:
+                    break
+    order = {str(task.source): number for number, task in enumerate(tasks)}
+    done.sort(key=lambda outcome: order[outcome.source])
+    totals = folders.totals(done)
+    if not quiet:
+        say(_table(totals))
+        if len(done) < len(tasks):
+            say(f"stopped at the first failure, {len(tasks) - len(done)} files not done")
+    if batch.as_json:
+        click.echo(json.dumps({"files": [asdict(outcome) for outcome in done], "totals": totals}, indent=2))
+    if totals["failed"]:
+        click.get_current_context().exit(1)
+
+
+def _table(totals: dict[str, Any]) -> str:
+    ratio = "-" if totals["ratio"] is None else f"{totals['ratio']:.4f}"
+    cells = [("files", totals["files"]), ("ok", totals["ok"]), ("skipped", totals["skipped"]),
+             ("failed", totals["failed"]), ("bytes in", totals["bytes_in"]), ("bytes out", totals["bytes_out"]),
+             ("out / in", ratio)]  # fmt: skip
+    widths = [max(len(name), len(str(value))) + 2 for name, value in cells]
+    rows = ([name for name, _ in cells], [str(value) for _, value in cells])
+    return "\n".join("".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -1,0 +1,56 @@
+"""``vlae-codec verify``."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .folders import Batch, batch_options, files_bar, say
+from .options import model_options
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@batch_options
+@model_options
+def verify(
+    sources: tuple[Path, ...], batch: Batch, model_name: str | None, device: str, threads: int | None, quiet: bool
+) -> None:
+    """Check .vlae files, and those in folders, without writing anything.
+
+    Everything is decoded and held against its checksums. The exit code is 1 if anything is wrong, or cannot be checked
+    because the model that made it is not here.
+
+    \b
+    Examples:
+      vlae-codec verify photo.vlae
+      vlae-codec verify backup --recursive
+    """
+    from vlae_codec.folders import Coding, find_packed
+    from vlae_codec.verify import verify as run
+
+    paths = [path for _, path in find_packed(sources, batch.recursive)]
+    jobs, threads = batch.workers(len(paths), threads)
+    coding = Coding(model_name, device, threads)
+    coding.load()  # What is wrong with the model is said once, not of every file.
+    findings = []
+    with files_bar(quiet, "verify", len(paths)) as update, closing(run(paths, coding, jobs=jobs)) as results:
+        for finding in results:
+            findings.append(finding)
+            update(1)
+            if finding.error is not None:
+                say(f"{finding.source}: {finding.error}")
+            elif not quiet and not batch.as_json:
+                say(f"{finding.source}: ok ({finding.content})", err=False)
+    if batch.as_json:
+        order = {str(path): number for number, path in enumerate(paths)}
+        findings.sort(key=lambda finding: order[finding.source])
+        counts = {status: sum(f.status == status for f in findings) for status in ("ok", "failed", "unchecked")}
+        totals = {"files": len(findings), **counts}
+        click.echo(json.dumps({"files": [asdict(finding) for finding in findings], "totals": totals}, indent=2))
+    if any(finding.error for finding in findings):
+        click.get_current_context().exit(1)

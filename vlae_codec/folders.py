@@ -1,0 +1,340 @@
+"""Whole folders: one .vlae file for each image and back, in worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from . import api, container, files, imaging
+from .coder import set_threads
+from .container import Mode
+from .errors import UnsupportedImage, VlaeError, describe
+from .registry import Model, find_model, load_model
+from .workers import run_each
+
+#: What the name of a compressed file ends in.
+SUFFIX = ".vlae"
+#: What is said of a file whose worker process ended in the middle of it.
+DIED = "the process that worked on it died: killed, or out of memory"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file's work.
+
+    Attributes
+    ----------
+    source : Path
+    name : str
+        Of the output, a relative path below the output folder.
+    """
+
+    source: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the files of a run are coded; see `api.compress_file` for the last three.
+
+    Attributes
+    ----------
+    model : str, optional
+        Name or path; None to restore with the models that made the files.
+    device : str
+    threads : int, optional
+        CPU threads of each process; None for all cores.
+    """
+
+    model: str | None = None
+    device: str = "auto"
+    threads: int | None = 1
+    pixels: bool = False
+    strip: bool = False
+    verify: bool = True
+
+    def start(self) -> None:
+        """Make a process ready for `load`: the threads set, the model loaded, which the registry then keeps."""
+        if self.threads is not None:
+            set_threads(self.threads)
+        # What is wrong with the model is said of the first file.
+        with contextlib.suppress(VlaeError, OSError, MemoryError):
+            self.load()
+
+    def load(self) -> Model | None:
+        """The model, if one is named."""
+        return load_model(self.model, self.device) if self.model else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes
+    ----------
+    source, output : str
+    status : str
+        ``ok``, ``failed`` or ``skipped``.
+    bytes_in, bytes_out : int, optional
+        Of files that are ok.
+    seconds : float
+        Coding alone, without the start of processes.
+    error : str, optional
+        Of files that failed.
+    """
+
+    source: str
+    output: str
+    status: str
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """A worker's answer: what to write, or what went wrong."""
+
+    name: str
+    data: bytes = b""
+    bytes_in: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def plan_compress(sources: Sequence[Path], recursive: bool = False) -> list[Task]:
+    """What `compress` will do: each image of the sources becomes a file of its own name with .vlae added.
+
+    Raises
+    ------
+    UnsupportedImage
+        If there are no images.
+    VlaeError
+        If two outputs collide.
+    """
+    found = files.find(sources, set(imaging.formats_by_suffix()), recursive)
+    if not found:
+        raise UnsupportedImage(f"no images found in {_listed(sources, recursive)}")
+    return _checked([Task(path, name + SUFFIX) for name, path in found])
+
+
+def plan_decompress(sources: Sequence[Path], recursive: bool = False) -> list[Task]:
+    """What `decompress` will do: each .vlae file of the sources becomes the image that its name says.
+
+    A name that says no image gets .png added.
+
+    Raises
+    ------
+    VlaeError
+        If there are no .vlae files, or two outputs collide.
+    """
+    return _checked([Task(path, _planned_name(name)) for name, path in find_packed(sources, recursive)])
+
+
+def find_packed(sources: Sequence[Path], recursive: bool = False) -> list[tuple[str, Path]]:
+    """Names and paths, as `files.find` gives them, of .vlae files; `VlaeError` if there are none."""
+    found = files.find(sources, {SUFFIX}, recursive)
+    if not found:
+        raise VlaeError(f"no .vlae files found in {_listed(sources, recursive)}")
+    return found
+
+
+def _listed(sources: Sequence[Path], recursive: bool) -> str:
+    return ", ".join(map(str, sources)) + ("" if recursive else "; --recursive visits sub-folders")
+
+
+def _checked(tasks: list[Task]) -> list[Task]:
+    """The tasks, if no output is another's or a folder of another's."""
+    owners: dict[str, Task] = {}
+    for task in tasks:
+        other = owners.setdefault(task.name, task)
+        if other is not task:
+            raise VlaeError(f"{other.source} and {task.source} would both become {task.name}")
+    for task in tasks:
+        for parent in PurePosixPath(task.name).parents:
+            if str(parent) in owners:
+                other = owners[str(parent)]
+                raise VlaeError(f"{other.source} would become {other.name}, a folder that {task.source} needs")
+    return tasks
+
+
+def _packed_name(name: str) -> str:
+    """The name of what a .vlae file was made of, as the file's own name has it."""
+    return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
+
+
+def _format(suffix: str) -> str | None:
+    return imaging.formats_by_suffix().get(suffix.lower())
+
+
+def _planned_name(name: str) -> str:
+    base = _packed_name(name)
+    return base if _format(Path(base).suffix) else f"{base}.png"
+
+
+def restored_name(name: str, original: str) -> str:
+    """The name for what a .vlae file held: never one of another image format than that of its bytes.
+
+    Parameters
+    ----------
+    name : str
+        Of the .vlae file.
+    original : str
+        Of what it held, by `api.restore_file`; empty for a PNG without a name.
+
+    Examples
+    --------
+    >>> restored_name("a.jpg.vlae", "b.jpeg"), restored_name("a.jpg.vlae", ""), restored_name("a.vlae", "b.jpg")
+    ('a.jpg', 'a.jpg.png', 'a.jpg')
+    """
+    base, suffix = _packed_name(name), Path(original).suffix if original else ".png"
+    if not re.fullmatch(r"(\.\w{1,16})?", suffix):
+        suffix = ".png"
+    own = Path(base).suffix
+    if own.lower() == suffix.lower() or (_format(own) and _format(own) == _format(suffix)):
+        return base
+    return base + suffix
+
+
+def compress(
+    tasks: Sequence[Task], folder: Path, coding: Coding, *, jobs: int = 0, force: bool = False,
+    skip_existing: bool = False,
+) -> Generator[Outcome, None, None]:  # fmt: skip
+    """Compress image files into a folder, one .vlae file each.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        From `plan_compress`.
+    folder : Path
+        Made if it is missing; nothing is written through symbolic links below it.
+    coding : Coding
+    jobs : int
+        Worker processes; 0 for none: the work is done in this process.
+    force : bool
+        Replace outputs that exist; otherwise those files fail.
+    skip_existing : bool
+        Do nothing for outputs that exist.
+
+    Yields
+    ------
+    Outcome of each file, in the order in which they end. Outputs are written here, whole or not at all, so that it does
+    not matter when a worker dies or the iterator is closed.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be made.
+    """
+    return _run(functools.partial(_compress, coding), tasks, folder, coding, jobs, force, skip_existing)
+
+
+def decompress(
+    tasks: Sequence[Task], folder: Path, coding: Coding, *, jobs: int = 0, force: bool = False,
+    skip_existing: bool = False,
+) -> Generator[Outcome, None, None]:  # fmt: skip
+    """Restore the images of .vlae files, given by `plan_decompress`, below a folder; otherwise as `compress`."""
+    return _run(functools.partial(_decompress, coding), tasks, folder, coding, jobs, force, skip_existing)
+
+
+def _run(
+    work: Callable[[Task], _Coded], tasks: Sequence[Task], folder: Path, coding: Coding, jobs: int, force: bool,
+    skip_existing: bool,
+) -> Generator[Outcome, None, None]:  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    taken = {task.name for task in tasks}
+
+    def refused(task: Task, name: str) -> Outcome | None:
+        """The outcome where an output is not to be written."""
+        source, target = str(task.source), str(folder / name)
+        try:
+            if name != task.name and name in taken:
+                raise VlaeError(f"{target} is the output of another file")
+            if skip_existing and Path(target).is_file():
+                return Outcome(source, target, "skipped")
+            files.below(folder, name)
+            files.check_writable(target, force)
+        except (VlaeError, OSError) as error:
+            return Outcome(source, target, "failed", error=describe(error, source))
+        return None
+
+    def written(task: Task, coded: _Coded) -> Outcome:
+        source, target, error = str(task.source), str(folder / coded.name), coded.error
+        if error is None:
+            taken.add(coded.name)
+            try:
+                files.write_bytes(str(files.below(folder, coded.name)), coded.data, force)
+            except (VlaeError, OSError) as problem:
+                error = describe(problem, source)
+        if error is not None:
+            return Outcome(source, target, "failed", error=error)
+        return Outcome(source, target, "ok", coded.bytes_in, len(coded.data), round(coded.seconds, 6))
+
+    ready = []
+    for task in tasks:
+        outcome = refused(task, task.name)
+        if outcome:
+            yield outcome
+        else:
+            ready.append(task)
+    with contextlib.closing(run_each(work, ready, jobs, coding.start)) as answers:
+        for task, answer in answers:
+            coded = answer or _Coded(task.name, error=DIED)
+            # What a file held can call for another name than was planned.
+            outcome = refused(task, coded.name) if coded.name != task.name else None
+            yield outcome or written(task, coded)
+
+
+def _timed(task: Task, code: Callable[[bytes], tuple[str, bytes]]) -> _Coded:
+    """A worker's answer for a file; ``code`` makes its output's name and bytes."""
+    begun = time.monotonic()
+    try:
+        data = task.source.read_bytes()
+        name, result = code(data)
+    except Exception as error:
+        # Whatever one file does, the others are still to be done.
+        return _Coded(task.name, error=describe(error, str(task.source)))
+    return _Coded(name, result, len(data), time.monotonic() - begun)
+
+
+def _compress(coding: Coding, task: Task) -> _Coded:
+    def code(data: bytes) -> tuple[str, bytes]:
+        return task.name, api.compress_file(
+            data, task.source.name, coding.load(), pixels=coding.pixels, strip=coding.strip, verify=coding.verify
+        )
+
+    return _timed(task, code)
+
+
+def _decompress(coding: Coding, task: Task) -> _Coded:
+    def code(data: bytes) -> tuple[str, bytes]:
+        if container.mode_of(data) in (Mode.ARCHIVE, Mode.LOSSY):
+            raise VlaeError("an archive or a lossy file: restore it by a command of its own")
+        original, result = api.restore_file(data, model_for(data, coding))
+        return str(PurePosixPath(task.name).with_name(restored_name(task.source.name, original))), result
+
+    return _timed(task, code)
+
+
+def model_for(data: bytes, coding: Coding) -> Model | None:
+    """The model for a single image's .vlae file, on the device that was chosen; None where none is needed."""
+    model = coding.load()
+    if model is None and container.mode_of(data) is Mode.VLAE:
+        model = find_model(container.read(data)[0].model_id, coding.device)
+    return model
+
+
+def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Counts by status, and bytes of the files that are ok; ``ratio`` is bytes out for each byte in."""
+    bytes_in = sum(outcome.bytes_in or 0 for outcome in outcomes)
+    bytes_out = sum(outcome.bytes_out or 0 for outcome in outcomes)
+    counts = {status: sum(o.status == status for o in outcomes) for status in ("ok", "failed", "skipped")}
+    ratio = bytes_out / bytes_in if bytes_in else None
+    return {"files": len(outcomes), **counts, "bytes_in": bytes_in, "bytes_out": bytes_out, "ratio": ratio}
