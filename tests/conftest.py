@@ -89,8 +89,7 @@ def picture(kind: str, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def vlae_file(image: Image.Image, way: StageKind, model: Model) -> bytes:
     """A file of mode vlae, even where a fallback would be smaller, with z coded in a given way."""
-    planes = imaging.to_planes(image)
-    assert planes is not None
+    planes = imaging.to_planes(np.asarray(image))
     header = Header(Mode.VLAE, *image.size, imaging.digest_of(image))
     return encode_as(way, *planes, header, model)
 

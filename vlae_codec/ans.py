@@ -81,7 +81,7 @@ class Message:
         """Make room for so many more words."""
         needed = self.size + count
         if needed > len(self.words):
-            grown = np.empty(max(needed, 2 * len(self.words)), np.uint32)
+            grown = np.empty(max(needed, len(self.words) * 3 // 2), np.uint32)
             grown[: self.size] = self.words[: self.size]
             self.words = grown
 

@@ -68,27 +68,44 @@ def compress(
     """
     image = _as_image(image)
     imaging.check_size(image.size, "the image")
-    return _compress(image, metadata_of(image), model, verify, progress)
+    return _compress(_subject(image), metadata_of(image), model, verify, progress)
+
+
+#: An image as its values (H, W[, C]), if its mode is one that the VLAE codes.
+Subject = np.ndarray | Image.Image
+
+
+def _subject(image: Image.Image) -> Subject:
+    return np.asarray(image) if image.mode in CODED_MODES else image
+
+
+def _image_of(subject: Subject) -> Image.Image:
+    return subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
 
 
 def _compress(
-    image: Image.Image, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress
+    subject: Subject, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress
 ) -> bytes:
-    header = Header(Mode.FALLBACK, *image.size, digest_of(image), metadata)
-    header.pillow_mode = image.mode
+    """Of a large image only one copy lives at a time, if the caller keeps none."""
     data: bytes | None = None
-    planes = imaging.to_planes(image)
-    if planes is not None:
+    if isinstance(subject, Image.Image):
+        header = Header(Mode.FALLBACK, *subject.size, digest_of(subject), metadata, pillow_mode=subject.mode)
+    else:
         model = model or load_model()
-        header.alpha = _encode_alpha(image)
-        data = _vlae(*planes, header, model, progress)
+        planes, kind = imaging.to_planes(subject)
+        size = (subject.shape[1], subject.shape[0])
+        digest = pixel_digest(kind.image_mode, size, [subject.data.cast("B")])
+        header = Header(Mode.VLAE, *size, digest, metadata, pillow_mode=kind.image_mode)
+        header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
+        data = _vlae(planes, kind, header, model, progress)
         del planes
-    if data is None or _fallback_may_win(image, len(data)):
+    if data is None or _fallback_may_win(_image_of(subject), len(data)):
         header.mode = Mode.FALLBACK
-        header.fallback_kind, payload = smallest_fallback(image)
+        header.fallback_kind, payload = smallest_fallback(_image_of(subject))
         other = container.write(header, payload)
         if data is None or len(other) < len(data):
             data = other
+    del subject
     if verify:
         try:
             _pixels(*container.read(data), model, progress)
@@ -158,7 +175,10 @@ def compress_file(
         metadata[NAME] = name
     if not imaging.has_format(name, image.format):
         metadata[FORMAT] = image.format
-    data = _compress(image, metadata, model, verify, progress)
+    held = [_subject(image)]
+    # The image itself is not needed any more, and a large one takes as much memory as all else.
+    del image
+    data = _compress(held.pop(), metadata, model, verify, progress)
     stored = container.write_stored(Reason.SMALLEST, name if named else "", source)
     return stored if len(stored) <= len(data) and not whole else data
 
@@ -241,15 +261,12 @@ def _fallback_may_win(image: Image.Image, size: int) -> bool:
     return image.width * image.height * 3 <= SMALL or quick_size(image) < FALLBACK_SHARE * size
 
 
-def _encode_alpha(image: Image.Image) -> bytes:
-    """An image's alpha channel as a header holds it; nothing if it has none."""
-    if image.mode not in ("LA", "RGBA"):
-        return b""
-    alpha = image.getchannel("A")
-    values = np.asarray(alpha)
-    if values.min() == values.max():
-        return bytes([CONSTANT, values[0, 0]])
-    kind, data = smallest_fallback(alpha)
+def _encode_alpha(values: np.ndarray) -> bytes:
+    """The last channel of values (H, W, C) as a header holds it."""
+    alpha = np.ascontiguousarray(values[..., -1])
+    if alpha.min() == alpha.max():
+        return bytes([CONSTANT, alpha[0, 0]])
+    kind, data = smallest_fallback(Image.fromarray(alpha))
     return bytes([kind]) + data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from .models.integer import IntegerModel
 from .models.network import ParallelPass, PriorPass
 from .schedule import Stage, StageKind, affordable_rows, wavefront
 
+#: Starts and freqs of subpixels, and their ideal length in bits.
+Intervals = tuple[NDArray[np.uint32], NDArray[np.uint32], float]
 #: Called with the pixels done since the last call.
 Progress = Callable[[int], None]
 #: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each.
@@ -167,13 +170,14 @@ class Coder:
         end = len(wanted)
         bottom = height
         # Rows without z that are not pushed yet: they become one stage when the next one's z can be drawn.
-        waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint32]]] = []
+        waiting: list[Intervals] = []
 
         def push_waiting() -> None:
             if waiting:
-                starts, freqs = (np.concatenate(parts[::-1]) for parts in zip(*waiting, strict=True))
+                starts, freqs = (np.concatenate([part[i] for part in reversed(waiting)]) for i in (0, 1))
+                bits = sum(part[2] for part in waiting)
                 waiting.clear()
-                self._push_pixels(message, starts, freqs, costs)
+                self._push_pixels(message, starts, freqs, bits, costs)
                 stages.insert(0, Stage(end * patch, bottom, StageKind.WITHOUT_Z))
 
         stock = -margin
@@ -202,9 +206,9 @@ class Coder:
     def _intervals(
         self, image: NDArray[np.uint8], alphabet: Alphabet, stage: Stage, features: NDArray[np.int16] | None,
         costs: Costs, progress: Progress,
-    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:  # fmt: skip
-        """Starts and freqs of a stage's subpixels, shape (rows, W, channels)."""
-        timer = _Timer(costs)
+    ) -> Intervals:  # fmt: skip
+        """Starts and freqs of a stage's subpixels, shape (rows, W, channels), and their ideal length in bits."""
+        timer, before = _Timer(costs), costs.pixels
         rows, width = stage.bottom - stage.top, image.shape[1]
         starts = np.empty((rows, width, alphabet.channels), np.uint32)
         freqs = np.empty_like(starts)
@@ -219,13 +223,15 @@ class Coder:
             timer("cdf")
             progress(len(params) * width)
         timer("network")
-        return starts, freqs
+        return starts, freqs, costs.pixels - before
 
     def _push_pixels(
-        self, message: Message, starts: NDArray[np.uint32], freqs: NDArray[np.uint32], costs: Costs
+        self, message: Message, starts: NDArray[np.uint32], freqs: NDArray[np.uint32], bits: float, costs: Costs
     ) -> None:
         timer = _Timer(costs)
-        message.reserve(starts.size)
+        # A head grows by a symbol's bits and by what rounding adds, which is less than 2^-7 of it as a head is at least
+        # 2^7 times a frequency: under 0.012 bits a symbol.
+        message.reserve(math.ceil((bits + 0.012 * starts.size) / 32) + 2 * message.lanes)
         message.size = kernels.push_wavefront(message.heads, message.words, message.size, starts, freqs, self.skew)
         timer("ans")
 

@@ -166,21 +166,18 @@ def check_size(size: tuple[int, int], name: str) -> None:
         raise UnsupportedImage(f"{name} has {size[0]} x {size[1]} pixels, expected 1 to {MAX_PIXELS} in all")
 
 
-def to_planes(image: Image.Image) -> tuple[NDArray[np.uint8], PixelKind] | None:
-    """What the VLAE codes of an image: uint8 (H, W, 3) and its kind; None for modes that only the fallback takes.
+def to_planes(values: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], PixelKind]:
+    """What the VLAE codes of an image's values: uint8 (H, W, 3), and its kind; an alpha channel is not part of it.
 
-    An alpha channel is not part of it.
+    Values are uint8 (H, W) or (H, W, C), of Pillow's modes L, LA, RGB and RGBA.
     """
-    if image.mode not in ("L", "LA", "RGB", "RGBA"):
-        return None
-    values = np.asarray(image)
-    if image.mode == "L":
-        return np.repeat(values[..., None], 3, axis=2), PixelKind.GREY
-    if image.mode == "LA":
-        return np.repeat(values[..., :1], 3, axis=2), PixelKind.GREY_ALPHA
+    channels = values.shape[2] if values.ndim == 3 else 1
+    if channels < 3:
+        first = values.reshape(*values.shape[:2], channels)[..., :1]
+        return np.repeat(first, 3, axis=2), PixelKind.GREY if channels == 1 else PixelKind.GREY_ALPHA
     planes = np.ascontiguousarray(values[..., :3])
     grey = np.array_equal(planes[..., 0], planes[..., 1]) and np.array_equal(planes[..., 0], planes[..., 2])
-    if image.mode == "RGBA":
+    if channels == 4:
         return planes, PixelKind.GREY_AS_RGBA if grey else PixelKind.RGBA
     return planes, PixelKind.GREY_AS_RGB if grey else PixelKind.RGB
 

@@ -305,12 +305,11 @@ def sample_prior(coder: ImageCoder, count: int, seed: int) -> NDArray[np.int64]:
 def encode_photograph(image: Image.Image, model: Model, name: str, *, fidelity: float = FIDELITY) -> LossyFile:
     """The z of an RGB or grey photograph."""
     coder = model.photographs
-    planes = imaging.to_planes(image)
-    if planes is None:
+    if image.mode not in ("RGB", "L"):
         raise UnsupportedImage(f"an image of mode {image.mode} has no lossy code, expected RGB or L")
     if not coder.config.z_channels:
         raise UnknownModel(f"model {model.name} has no z, so it has no lossy code")
-    mean, scale = coder.parallel.posterior(planes[0])
+    mean, scale = coder.parallel.posterior(imaging.to_planes(np.asarray(image))[0])
     # Steps that suit the prior as it is where nothing is known, as the real ones come to light only on the way.
     lattice = _Lattice(np.zeros(coder.config.z_channels, np.int64))
     assert coder.prior is not None

@@ -151,10 +151,10 @@ def test_alpha_is_coded_beside_the_model(mode: str, tiny_model: Model) -> None:
         what = check(saved(colour, "PNG"), "a.png", tiny_model)
         if what["mode"] != "fallback":
             assert what["bits"]["alpha"] >= 16
-    planes, kind = vlae_codec.imaging.to_planes(colour)  # type: ignore[misc]
-    header = container.Header(
-        container.Mode.VLAE, 100, 120, fallback.digest_of(colour), alpha=api._encode_alpha(colour)
-    )
+    values = np.asarray(colour)
+    planes, kind = vlae_codec.imaging.to_planes(values)
+    header = container.Header(container.Mode.VLAE, 100, 120, fallback.digest_of(colour))
+    header.alpha = api._encode_alpha(values)
     data = api.encode_as(api.StageKind.WITHOUT_Z, planes, kind, header, tiny_model)
     assert vlae_codec.decompress(data, tiny_model).tobytes() == colour.tobytes()
 
