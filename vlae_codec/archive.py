@@ -18,7 +18,7 @@ from PIL import Image
 
 from . import api, container, imaging
 from .ans import Message
-from .chain import Batch, ImageCoder
+from .chain import MAX_BATCH, Batch, ImageCoder
 from .coder import Progress, no_progress
 from .container import MAGIC, MAX_METADATA, MAX_PIXELS, VERSION, Mode, Reader, pixel_digest, write_varint
 from .errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedImage, UnsupportedVersion, VerificationFailed
@@ -131,13 +131,20 @@ def check_names(names: Sequence[str], error: type[Exception] = UnsupportedImage)
         bad = not name or name.startswith("/") or any(part in ("", ".", "..") for part in parts)
         if bad or "\\" in name or ":" in name or any(ord(c) < 32 for c in name) or len(name) > 4096:
             raise error(f"{name[:80]!r} cannot be the name of an image: expected a relative path such as a/b.png")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise error(f"{name[:80]!r} cannot be the name of an image: it is no text in UTF-8") from None
         if name in seen:
             raise error(f"two images are named {name!r}, expected each name once")
         seen.add(name)
 
 
 def _pack_names(names: Sequence[str]) -> bytes:
-    packed = zlib.compress(json.dumps(list(names), separators=(",", ":")).encode(), 9) if names else b""
+    text = json.dumps(list(names), separators=(",", ":")).encode()
+    if len(text) > MAX_METADATA:
+        raise UnsupportedImage(f"names of {len(text)} bytes in one segment, at most {MAX_METADATA}; use a smaller --segment")
+    packed = zlib.compress(text, 9) if names else b""
     return write_varint(len(packed)) + packed
 
 
@@ -493,8 +500,10 @@ class Archive:
         if start[-1] != Mode.ARCHIVE:
             raise CorruptFile(f"the file has mode {start[-1]}, expected {int(Mode.ARCHIVE)}: not an archive")
 
-    def _section_at(self, offset: int) -> tuple[Tag, bytes, int]:
-        """The tag, body and end of the section at an offset; `CorruptFile` if it is damaged."""
+    def _section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
+        """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""
+        if offset >= self.size:
+            raise CorruptFile(f"a section at byte {offset} of a file of {self.size} bytes")
         self.file.seek(offset)
         reader = Reader(self.file.read(11))
         value = reader.byte("a section's tag", 256)
@@ -508,8 +517,9 @@ class Archive:
         found = zlib.crc32(bytes([value]) + body)
         if found != stored:
             raise CorruptFile(f"checksum of the section at byte {offset} is {found:08x}, {stored:08x} is stored")
-        if value not in set(Tag):
-            raise CorruptFile(f"the section at byte {offset} has tag {value}, expected 1 to {len(Tag)}")
+        if value not in (wanted or set(Tag)):
+            expected = " or ".join(tag.name for tag in wanted or Tag)
+            raise CorruptFile(f"the section at byte {offset} has tag {value}, expected {expected}")
         return Tag(value), body, begin + length
 
     def _index(self) -> list[tuple[Tag, int, int]] | None:
@@ -520,8 +530,8 @@ class Archive:
             if end[12:] != END or zlib.crc32(end[:8]) != int.from_bytes(end[8:12], "little"):
                 raise CorruptFile("the end is damaged or missing")
             place = int.from_bytes(end[:8], "little")
-            tag, body, after = self._section_at(place)
-            if tag is not Tag.INDEX or after != self.size - END_BYTES:
+            _, body, after = self._section_at(place, Tag.INDEX)
+            if after != self.size - END_BYTES:
                 raise CorruptFile("the end does not lead to the index")
             reader, last, places = Reader(body), 0, []
             for _ in range(reader.varint("the number of sections", 0, len(body))):
@@ -558,7 +568,12 @@ class Archive:
 
     def _open(self, places: list[tuple[Tag, int, int]]) -> None:
         first, head = 0, None
-        for tag, offset, count in places:
+        ends = [*(offset for _, offset, _ in places[1:]), self.size]
+        for (tag, offset, count), end in zip(places, ends, strict=True):
+            # A chain's batches take a byte each at least, so its length limits what it can hold.
+            most = {Tag.SINGLE: 1, Tag.CHAIN: MAX_BATCH * (end - offset)}.get(tag, 0)
+            if not min(most, 1) <= count <= most:
+                raise CorruptFile(f"the section at byte {offset} cannot hold {count} images")
             if tag is Tag.HEAD:
                 head = offset
             elif tag is Tag.MODEL:
@@ -570,7 +585,7 @@ class Archive:
                     raise CorruptFile(f"the archive claims more than {MAX_IMAGES} images")
         if head is None:
             raise CorruptFile("the archive has no head")
-        _, body, _ = self._section_at(head)
+        _, body, _ = self._section_at(head, Tag.HEAD)
         self.source = Source.from_json(inflate_json(body, "the archive's head"))
         shape = self.source.shape
         if self.source.kind == "array" and not self.damaged and (len(shape) < 3 or shape[0] != first):
@@ -579,7 +594,7 @@ class Archive:
     # Segments
 
     def _chain(self, segment: Segment) -> _Chain:
-        _, body, _ = self._section_at(segment.offset)
+        _, body, _ = self._section_at(segment.offset, Tag.CHAIN)
         reader = Reader(body)
         if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
             raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
@@ -589,7 +604,7 @@ class Archive:
         lanes = reader.varint("the number of lanes", 1, container.MAX_LANES)
         batches = []
         for _ in range(reader.varint("the number of batches", 1, count)):
-            value = reader.varint("a batch", 4, count << 2 | 3)
+            value = reader.varint("a batch", 4, MAX_BATCH << 2 | 3)
             if value & 3 >= len(StageKind):
                 raise CorruptFile(f"a batch of kind {value & 3}, expected below {len(StageKind)}")
             batches.append(Batch(value >> 2, StageKind(value & 3)))
@@ -599,7 +614,7 @@ class Archive:
         return _Chain(names, digest, model, lanes, batches, (prior, posterior, pixels), body[reader.at :])
 
     def _single(self, segment: Segment) -> bytes:
-        _, body, _ = self._section_at(segment.offset)
+        _, body, _ = self._section_at(segment.offset, Tag.SINGLE)
         reader = Reader(body)
         if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
             raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
@@ -608,7 +623,7 @@ class Archive:
 
     def _segment_names(self, segment: Segment) -> list[str]:
         if segment.offset not in self._names:
-            _, body, _ = self._section_at(segment.offset)
+            _, body, _ = self._section_at(segment.offset, segment.tag)
             reader = Reader(body)
             reader.varint("the first image", 0, MAX_IMAGES)
             count = 1 if segment.tag is Tag.SINGLE else reader.varint("the number of images", 1, MAX_IMAGES)
@@ -624,7 +639,7 @@ class Archive:
                 )
             return self._given
         if self._embedded is not None:
-            _, body, _ = self._section_at(self._embedded)
+            _, body, _ = self._section_at(self._embedded, Tag.MODEL)
             if len(body) <= MAX_MODEL_BYTES and model_id(body) == wanted:
                 self._given = model_from_bytes(body, "embedded", self.device)
                 return self._given
@@ -655,15 +670,22 @@ class Archive:
             header, _ = container.read(data)
             model = self._model(header.model_id) if header.mode is Mode.VLAE else None
             image = api.decompress(data, model)
-            return np.asarray(image) if self.source.kind == "array" else image
+            return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
         if self._cache is None or self._cache[0] != number:
             self._cache = (number, self.binary_segment(segment))
         bits = self._cache[1][within]
         if self.source.kind == "files":
             image = Image.fromarray(bits * np.uint8(self.source.high))
             return image.convert("1") if self.source.mode == "1" else image
-        shaped = bits.reshape(self.source.shape[1:])
+        shaped = self._shaped(bits)
         return shaped.astype(bool) if self.source.dtype == "bool" else shaped * np.uint8(self.source.high)
+
+    def _shaped(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An image of an array in the array's shape: a last dimension of one is not coded."""
+        shape = self.source.shape[1:]
+        if image.shape not in (shape, shape[:-1] if shape[2:] == (1,) else shape):
+            raise CorruptFile(f"an image of shape {image.shape} in an array of images of shape {shape}")
+        return image.reshape(shape)
 
     def array(self, progress: Progress = no_progress) -> NDArray:
         """All images as the array that they were; `CorruptFile` for an archive of files."""
@@ -675,7 +697,7 @@ class Archive:
         for image in self:
             images.append(image)
             progress(image.size)
-        array = np.stack(images).reshape(self.source.shape)
+        array = np.stack(images)
         return array.astype(bool) if self.source.dtype == "bool" else array
 
 
