@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -16,24 +18,44 @@ from .lossy import lossy
 from .train import train
 
 
+#: What libraries in other languages say, in a RuntimeError, where Python would raise a MemoryError.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+def _flush_or_drop() -> None:
+    """Python flushes standard output again when it ends; what cannot be written must not be an error twice."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _Group(click.Group):
-    """Turns the errors that users can cause into one line and exit code 1."""
+    """Turns the errors that users can cause into one line and exit code 1, or 130 for Ctrl-C as shells have it."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from vlae_codec.errors import VlaeError
 
+        code = 1
         try:
             return super().invoke(ctx)
         except VlaeError as error:
             message = str(error)
+        except KeyboardInterrupt:
+            message, code = "interrupted", 130
         except MemoryError:
-            message = "not enough memory for this image"
+            message = "not enough memory for this"
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in _NO_MEMORY):
+                raise
+            message = "not enough memory for this"
         except BrokenPipeError:
             raise
         except OSError as error:
             message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         click.echo(f"vlae-codec: {' '.join(message.split())}", err=True)
-        ctx.exit(1)
+        _flush_or_drop()
+        ctx.exit(code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

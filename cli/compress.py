@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import coding_options, note, progress_bar, use_threads
+from .options import coding_options, note, progress_bar, size_option, use_threads
 
 
 @click.command()
@@ -20,6 +20,7 @@ from .options import coding_options, note, progress_bar, use_threads
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
+@size_option
 @coding_options
 def compress(
     sources: tuple[str, ...],
@@ -28,6 +29,7 @@ def compress(
     segment: int | None,
     embed_model: bool,
     key: str,
+    max_pixels: int,
     model_name: str | None,
     device: str,
     threads: int | None,
@@ -64,10 +66,10 @@ def compress(
     if single and not isinstance(model.coder, ImageCoder):
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this is one image")
-        image = imaging.open_image(files.read_bytes(sources[0]), sources[0])
+        image = imaging.open_image(files.read_bytes(sources[0]), sources[0], max_pixels)
         pixels = image.width * image.height
         with progress_bar(quiet, "compress", pixels * passes) as update:
-            data = api.compress(image, model, verify=verify, progress=update)
+            data = api.compress(image, model, verify=verify, progress=update, max_pixels=max_pixels)
         files.write_bytes(output, data, force)
         what = api.info(data)
         note(
@@ -85,7 +87,7 @@ def compress(
     else:
         paths = find_images([Path(source) for source in sources])
         with progress_bar(quiet, "compress", None) as update:
-            data = archive.archive_files(paths, model, progress=update, **options)
+            data = archive.archive_files(paths, model, progress=update, max_pixels=max_pixels, **options)
         count = len(paths)
     files.write_bytes(output, data, force)
     seconds = time.monotonic() - begun

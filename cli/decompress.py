@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import coding_options, note, progress_bar, use_threads
+from .options import coding_options, note, progress_bar, size_option, use_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Lossy files: how many draws.")
 @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True,
               help="Lossy files: seed of the draws.")  # fmt: skip
+@size_option
 @coding_options
 def decompress(
     source: str,
@@ -39,6 +40,7 @@ def decompress(
     how: str,
     samples: int,
     seed: int,
+    max_pixels: int,
     model_name: str | None,
     device: str,
     threads: int | None,
@@ -73,23 +75,23 @@ def decompress(
     if mode is Mode.ARCHIVE:
         import io
 
-        _restore_archive(Archive(io.BytesIO(data), given, device), output, select, force, quiet)
+        _restore_archive(Archive(io.BytesIO(data), given, device, max_pixels), output, select, force, quiet)
         return
     if select:
         raise click.UsageError(f"--select is for archives, and {source} is not one")
     if mode is Mode.LOSSY:
-        file = LossyFile.from_bytes(data)
+        file = LossyFile.from_bytes(data, max_pixels)
         _restore_lossy(file, find_lossy_model(file, given, device), output, how, samples, seed, force, quiet)
         return
     files.check_writable(output, force)
-    header, _ = container.read(data)
+    header, _ = container.read(data, max_pixels)
     model = given
     if header.mode is Mode.VLAE and model is None:
         model = find_model(header.model_id, device)
     begun = time.monotonic()
     pixels = header.width * header.height
     with progress_bar(quiet, "decompress", pixels) as update:
-        image = api.decompress(data, model, progress=update)
+        image = api.decompress(data, model, progress=update, max_pixels=max_pixels)
     encoded = imaging.encode_output(image, ".png" if output == files.STANDARD else Path(output).suffix)
     files.write_bytes(output, encoded, force)
     seconds = time.monotonic() - begun

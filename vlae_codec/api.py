@@ -26,6 +26,7 @@ def compress(
     *,
     verify: bool = True,
     progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
 ) -> bytes:
     """Compress an image without loss.
 
@@ -39,6 +40,8 @@ def compress(
         Decode the result and compare before returning it.
     progress : function
         Called with the pixels done since its last call; with ``verify``, each pixel counts twice.
+    max_pixels : int
+        Refuse an image that has more.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def compress(
     True
     """
     image = _as_image(image)
-    imaging.check_size(image.size, "the image")
+    container.check_size(image.size, "the image", max_pixels)
     header = Header(Mode.FALLBACK, *image.size, imaging.digest_of(image), imaging.metadata_of(image))
     header.pillow_mode = image.mode
     data: bytes | None = None
@@ -74,7 +77,7 @@ def compress(
         if data is None or len(other) < len(data):
             data = other
     if verify:
-        again = decompress(data, model, progress=progress)
+        again = decompress(data, model, progress=progress, max_pixels=max_pixels)
         if again.mode != image.mode or imaging.digest_of(again) != header.digest:
             raise VerificationFailed("the decoded image differs from the one given; please report this with the image")
     return data
@@ -132,7 +135,13 @@ def _fallback_may_win(image: Image.Image, size: int) -> bool:
     return quick is not None and quick < FALLBACK_SHARE * size
 
 
-def decompress(data: bytes, model: Model | None = None, *, progress: Progress = no_progress) -> Image.Image:
+def decompress(
+    data: bytes,
+    model: Model | None = None,
+    *,
+    progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
+) -> Image.Image:
     """The image in a .vlae file.
 
     Parameters
@@ -140,15 +149,19 @@ def decompress(data: bytes, model: Model | None = None, *, progress: Progress = 
     data : bytes
     model : Model, optional
         The one that made the file; by default it is found by the id in the file.
+    max_pixels : int
+        Refuse a file whose image has more, before memory is taken.
 
     Raises
     ------
+    UnsupportedImage
+        If the image has more than ``max_pixels``.
     NotAVlaeFile, UnsupportedVersion, CorruptFile
         If the data are no .vlae file, or one that is damaged. Pixels are returned only if their checksum is right.
     UnknownModel
         If the model is not here, or ``model`` is another one.
     """
-    header, payload = container.read(data)
+    header, payload = container.read(data, max_pixels)
     size = (header.width, header.height)
     if header.mode is Mode.FALLBACK:
         image = imaging.read_fallback(header.fallback_kind, payload, header.pillow_mode, size)
@@ -192,11 +205,14 @@ def info(data: bytes) -> dict[str, Any]:
     ``bits``: ``z_prior`` (pushed under p(z)), ``z_posterior`` (popped under q(z|x)), ``pixels``, ``lanes_and_flush``,
     ``header``. For a fallback, ``model``, ``window`` and ``elbo_bits`` are None and ``pixels`` is its payload.
     """
-    header, payload = container.read(data)
+    header, payload = container.read(data, container.MAX_SIDE**2)
     image_mode = (
         header.pillow_mode if header.mode is Mode.FALLBACK else ("L" if header.pixel_kind is PixelKind.GREY else "RGB")
     )
-    bands = len(Image.new(image_mode, (1, 1)).getbands())
+    try:
+        bands = len(Image.new(image_mode, (1, 1)).getbands())
+    except ValueError:
+        raise CorruptFile(f"the file holds an image of mode {image_mode!r}, which Pillow does not know") from None
     subpixels = header.width * header.height * bands
     result: dict[str, Any] = {
         "file_bytes": len(data),

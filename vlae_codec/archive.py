@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import api, container, imaging
+from . import api, container, files, imaging
 from .ans import Message
 from .chain import MAX_BATCH, Batch, ImageCoder
 from .coder import Progress, no_progress
@@ -143,7 +143,9 @@ def check_names(names: Sequence[str], error: type[Exception] = UnsupportedImage)
 def _pack_names(names: Sequence[str]) -> bytes:
     text = json.dumps(list(names), separators=(",", ":")).encode()
     if len(text) > MAX_METADATA:
-        raise UnsupportedImage(f"names of {len(text)} bytes in one segment, at most {MAX_METADATA}; use a smaller --segment")
+        raise UnsupportedImage(
+            f"names of {len(text)} bytes in one segment, at most {MAX_METADATA}; use a smaller --segment"
+        )
     packed = zlib.compress(text, 9) if names else b""
     return write_varint(len(packed)) + packed
 
@@ -270,9 +272,11 @@ def flat_images(array: NDArray) -> NDArray[np.uint8]:
 
 def archive_files(
     paths: Sequence[tuple[str, Path]], model: Model, *, segment: int = SEGMENT, embed: bool = False,
-    verify: bool = True, progress: Progress = no_progress,
+    verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS,
 ) -> bytes:  # fmt: skip
-    """An archive of image files, given as (name, path); see `archive_array` for the other parameters.
+    """An archive of image files, given as (name, path), none of more than ``max_pixels``.
+
+    See `archive_array` for the other parameters.
 
     With a model for binary images all must be images of its size and one mode, 1 or L, without metadata.
     """
@@ -282,8 +286,9 @@ def archive_files(
     if not isinstance(model.coder, ImageCoder):
         writer = ArchiveWriter(Source(), model, embed)
         for name, path in paths:
-            image = imaging.open_image(path.read_bytes(), str(path))
-            writer.add_single(api.compress(image, model, verify=verify, progress=progress), name)
+            image = imaging.open_image(files.read_bytes(path), str(path), max_pixels)
+            data = api.compress(image, model, verify=verify, progress=progress, max_pixels=max_pixels)
+            writer.add_single(data, name)
         return writer.finish()
     bits, source = open_binary(paths, model)
     writer = ArchiveWriter(source, model, embed)
@@ -300,7 +305,7 @@ def open_binary(paths: Sequence[tuple[str, Path]], model: Model) -> tuple[NDArra
     """Image files as zeros and ones (N, S, S), and what they were; `UnsupportedImage` unless all are of one kind."""
     images, mode = [], ""
     for name, path in paths:
-        image = imaging.open_image(path.read_bytes(), str(path))
+        image = imaging.open_image(files.read_bytes(path), str(path))
         mode = mode or image.mode
         if image.mode not in ("1", "L") or image.mode != mode:
             raise UnsupportedImage(f"{name} has mode {image.mode}, expected {mode if mode in ('1', 'L') else '1 or L'}")
@@ -352,6 +357,10 @@ class Archive:
         Open for reading and seekable.
     model : Model, optional
         By default the one in the archive, or the known one with the id in the archive.
+    device : str
+        Where the networks run.
+    max_pixels : int
+        What more pixels than this decode together is refused: a single image, or a segment of small ones.
 
     Attributes
     ----------
@@ -361,9 +370,12 @@ class Archive:
         What a damaged archive lacks, one line each; empty for a sound one.
     """
 
-    def __init__(self, file: BinaryIO, model: Model | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, file: BinaryIO, model: Model | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.file = file
         self.device = device
+        self.max_pixels = max_pixels
         self._given = model
         self._cache: tuple[int, NDArray[np.uint8]] | None = None
         self._names: dict[int, list[str]] = {}
@@ -627,6 +639,8 @@ class Archive:
             reader = Reader(body)
             reader.varint("the first image", 0, MAX_IMAGES)
             count = 1 if segment.tag is Tag.SINGLE else reader.varint("the number of images", 1, MAX_IMAGES)
+            if count != segment.count:
+                raise CorruptFile(f"the segment at byte {segment.offset} has {count} images, expected {segment.count}")
             self._names[segment.offset] = _read_names(reader, count)
         return self._names[segment.offset]
 
@@ -651,8 +665,8 @@ class Archive:
         coder = self._model(chain.model).coder
         if not isinstance(coder, ImageCoder):
             raise CorruptFile("a chain of images names a model for photographs")
-        if segment.count * coder.config.image_size**2 > MAX_PIXELS:
-            raise CorruptFile(f"a segment of {segment.count} images, at most {MAX_PIXELS} pixels are read")
+        side = coder.config.image_size
+        container.check_size((segment.count * side, side), "the segment", self.max_pixels)
         if any(batch.kind is not StageKind.WITHOUT_Z for batch in chain.batches) != bool(coder.config.z_channels):
             raise CorruptFile("the segment's batches are not of the kind that its model codes")
         if len(chain.payload) % 4:
@@ -667,9 +681,9 @@ class Archive:
         segment = self.segments[number]
         if segment.tag is Tag.SINGLE:
             data = self._single(segment)
-            header, _ = container.read(data)
+            header, _ = container.read(data, self.max_pixels)
             model = self._model(header.model_id) if header.mode is Mode.VLAE else None
-            image = api.decompress(data, model)
+            image = api.decompress(data, model, max_pixels=self.max_pixels)
             return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
         if self._cache is None or self._cache[0] != number:
             self._cache = (number, self.binary_segment(segment))
@@ -757,17 +771,18 @@ def load_array(path: Path, key: str = "") -> tuple[NDArray, str]:
     import zipfile
 
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, ""
-        with loaded:
-            if not key and len(loaded.files) == 1:
-                key = loaded.files[0]
-            if key not in loaded.files:
-                names = ", ".join(loaded.files)
-                raise UnsupportedImage(f"{path} holds {names}; name one of them with --key")
-            return loaded[key], key
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with files.open_unchanged(path) as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded, ""
+            with loaded:
+                if not key and len(loaded.files) == 1:
+                    key = loaded.files[0]
+                if key not in loaded.files:
+                    names = ", ".join(loaded.files)
+                    raise UnsupportedImage(f"{path} holds {names}; name one of them with --key")
+                return loaded[key], key
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UnsupportedImage(f"{path}: not a file of arrays: {error}") from None
 
 

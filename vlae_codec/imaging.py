@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .container import MAX_PIXELS, FallbackKind, PixelKind, pixel_digest
+from .container import MAX_PIXELS, FallbackKind, PixelKind, check_size, pixel_digest
 from .errors import CorruptFile, UnsupportedImage
 
 #: Entries of ``Image.info`` that are kept, and what they are made of: a PNG may hold text under any of these names.
@@ -34,15 +35,30 @@ WEBP_MODES = ("RGB", "RGBA")
 WEBP_SIDE = 16383
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
-    """Read a still image completely; `UnsupportedImage` for what Pillow cannot read, or would round or cut."""
+@contextmanager
+def _sizes_checked_here() -> Iterator[None]:
+    """Suspend Pillow's limit of 179 megapixels, which is one for the whole process: `check_size` has a caller's own."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a still image completely.
+
+    Raises
+    ------
+    UnsupportedImage
+        For what Pillow cannot read, or would round or cut, and for more than ``max_pixels``.
+    """
     if not data:
         raise UnsupportedImage(f"{name} is empty, expected an image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _sizes_checked_here():
             image = Image.open(io.BytesIO(data))
-            check_size(image.size, name)
+            check_size(image.size, name, max_pixels)
             if getattr(image, "n_frames", 1) > 1:
                 raise UnsupportedImage(f"{name} has {image.n_frames} frames, expected one")  # type: ignore[attr-defined]
             if _is_rounded(image):
@@ -50,9 +66,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
             image.load()
     except UnsupportedImage:
         raise
-    except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
-        what = "is not an image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise UnsupportedImage(f"{name} {what}") from None
+    except Image.UnidentifiedImageError:
+        raise UnsupportedImage(f"{name} is not an image that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, zlib.error) as error:
         raise UnsupportedImage(f"{name} cannot be read as an image: {error}") from None
     return image
@@ -66,12 +81,6 @@ def _is_rounded(image: Image.Image) -> bool:
     arguments = [part for tile in tiles for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
     # Raw modes such as RGB;16B, and the largest value of a PPM.
     return any(";16" in part if isinstance(part, str) else tiles[0][0] == "ppm" and part > 255 for part in arguments)
-
-
-def check_size(size: tuple[int, int], name: str) -> None:
-    """Refuse an image without pixels or with too many."""
-    if not 1 <= size[0] * size[1] <= MAX_PIXELS:
-        raise UnsupportedImage(f"{name} has {size[0]} x {size[1]} pixels, expected 1 to {MAX_PIXELS} in all")
 
 
 def to_planes(image: Image.Image) -> tuple[NDArray[np.uint8], PixelKind] | None:
@@ -134,7 +143,7 @@ def restore_metadata(image: Image.Image, metadata: dict[str, Any]) -> None:
                 if not isinstance(value, KEPT[key]):
                     raise ValueError(f"{key} is {value!r}")
                 image.info[key] = value
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CorruptFile(f"the metadata cannot be restored: {error}") from None
 
 
@@ -168,8 +177,7 @@ def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, i
         if kind is FallbackKind.DEFLATE:
             return _from_raw(data, mode, size)
         formats = ("PNG",) if kind is FallbackKind.PNG else ("WEBP",)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _sizes_checked_here():
             image: Image.Image = Image.open(io.BytesIO(data), formats=formats)
             if image.size != size:
                 raise CorruptFile(f"the payload is of {image.size} pixels, expected {size}")
@@ -177,7 +185,7 @@ def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, i
         if image.mode != mode and kind is FallbackKind.WEBP and mode in WEBP_MODES:
             # WebP drops an alpha channel that is opaque everywhere.
             image = image.convert(mode)
-    except CorruptFile:
+    except (CorruptFile, MemoryError):
         raise
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged data.
@@ -225,15 +233,17 @@ def encode_output(image: Image.Image, suffix: str) -> bytes:
     for key in ("icc_profile", "exif", "dpi", "transparency", "comment", "xmp"):
         if key in image.info:
             options[key] = image.info[key]
-    if fmt == "PNG":
-        options["pnginfo"] = _png_chunks(image)
-        options.pop("xmp", None)
-    elif fmt == "WEBP":
-        options.update(lossless=True, quality=100, method=4, exact=True)
     try:
+        if fmt == "PNG":
+            options["pnginfo"] = _png_chunks(image)
+            options.pop("xmp", None)
+        elif fmt == "WEBP":
+            options.update(lossless=True, quality=100, method=4, exact=True)
         data = _saved(image, fmt, **options)
-        with Image.open(io.BytesIO(data)) as again:
+        with _sizes_checked_here(), Image.open(io.BytesIO(data)) as again:
             same = again.mode == image.mode and digest_of(again) == digest_of(image)
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnsupportedImage(f"an image of mode {image.mode} cannot be written as {fmt}: {error}") from None
     if not same:
