@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import vlae_codec
-from vlae_codec import CorruptFile, Model, UnsupportedImage, imaging
+from vlae_codec import CorruptFile, Model, UnsupportedImage, container, imaging
 from vlae_codec.container import FallbackKind
 
 
