@@ -17,7 +17,6 @@ from .listing import list_images
 from .lossy import lossy
 from .train import train
 
-
 #: What libraries in other languages say, in a RuntimeError, where Python would raise a MemoryError.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 

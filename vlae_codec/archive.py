@@ -580,8 +580,8 @@ class Archive:
 
     def _open(self, places: list[tuple[Tag, int, int]]) -> None:
         first, head = 0, None
-        ends = [*(offset for _, offset, _ in places[1:]), self.size]
-        for (tag, offset, count), end in zip(places, ends, strict=True):
+        for number, (tag, offset, count) in enumerate(places):
+            end = places[number + 1][1] if number + 1 < len(places) else self.size
             # A chain's batches take a byte each at least, so its length limits what it can hold.
             most = {Tag.SINGLE: 1, Tag.CHAIN: MAX_BATCH * (end - offset)}.get(tag, 0)
             if not min(most, 1) <= count <= most:

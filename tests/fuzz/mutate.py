@@ -21,7 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ BYTES = 256 << 20
 #: Mutants in a row of one file, so that its model stays loaded.
 RUN = 200
 #: Values at which counts and lengths go wrong.
-EXTREMES = [0, 1, 2, 3, 127, 128, 255, 256, 1 << 14, (1 << 16) - 1, 1 << 24, 1 << 28, (1 << 28) + 1, (1 << 31) - 1, 1 << 31,
-            (1 << 32) - 1, 1 << 32, 1 << 34, 1 << 56, (1 << 63) - 1, 1 << 63]  # fmt: skip
+EXTREMES = [0, 1, 2, 3, 127, 128, 255, 256, 1 << 14, (1 << 16) - 1, 1 << 24, 1 << 28, (1 << 28) + 1, (1 << 31) - 1,
+            1 << 31, (1 << 32) - 1, 1 << 32, 1 << 34, 1 << 56, (1 << 63) - 1, 1 << 63]  # fmt: skip
 TEXTS = [b"0", b"-1", b"1", b"2", b"64", b"65", b"268435456", b"1e999", b"NaN", b"null", b"true", b"[]", b"{}", b'""',
          b'"../a"', b"[" * 3000, b'{"a":' * 3000, b"9" * 5000, b'"\\ud800"']  # fmt: skip
 
@@ -71,8 +71,8 @@ class Subject:
 
     name: str
     kind: str
-    data: bytes
-    decode: Callable[[bytes, bool], str]
+    data: bytes = field(repr=False)
+    decode: Callable[[bytes, bool], str] = field(repr=False)
 
 
 # -- what is mutated -------------------------------------------------------------------------------------------------
@@ -105,7 +105,8 @@ def made() -> dict[str, bytes]:
     grey.info.update(icc_profile=b"profile", dpi=(72, 72), gamma=0.45455, comment="a comment", transparency=3)
     files |= {
         "webp": _fallback(rgba, FallbackKind.WEBP), "png": _fallback(palette, FallbackKind.PNG),
-        "deflate": _fallback(palette, FallbackKind.DEFLATE), "bilevel": _fallback(grey.convert("1"), FallbackKind.DEFLATE),
+        "deflate": _fallback(palette, FallbackKind.DEFLATE),
+        "bilevel": _fallback(grey.convert("1"), FallbackKind.DEFLATE),
         "wide": _fallback(Image.new("I;16", (9, 9), 700), FallbackKind.PNG),
     }  # fmt: skip
     header = Header(Mode.VLAE, *grey.size, imaging.digest_of(grey), imaging.metadata_of(grey))
@@ -113,6 +114,8 @@ def made() -> dict[str, bytes]:
     assert planes is not None
     files["metadata"] = api.encode_as(StageKind.PLAIN_Z, *planes, header, model)
     small = Image.fromarray(picture("smooth", 20, 24))
+    files["small"] = vlae_file(small, StageKind.BITS_BACK, model)
+    files["small-gaps"] = vlae_file(Image.fromarray(picture("gaps", 9, 12)), StageKind.PLAIN_Z, model)
     writer = archives.ArchiveWriter(archives.Source(), model, embed=True)
     for name, data in (("a.png", vlae_file(small, StageKind.BITS_BACK, model)), ("b/c.png", files["webp"])):
         writer.add_single(data, name)
@@ -240,7 +243,8 @@ def _model(path: Path) -> Subject:
         model = registry.model_from_bytes(mutant, "mutant", "cpu")
         # Whatever is accepted as a model must code without loss.
         if isinstance(model.coder, ImageCoder):
-            images = binary_images(3, model.config.image_size) if model.coder.config.image_size != 8 else bits
+            size = model.coder.config.image_size
+            images = bits if size == 8 else binary_images(3, size)
             message, batches, _ = model.coder.encode(images)
             again = np.concatenate(list(model.coder.decode(message, batches)))
         else:
@@ -526,7 +530,8 @@ def main() -> int:
             except BaseException as error:
                 result = "FAILED"
                 frame = traceback.extract_tb(error.__traceback__)[-1]
-                key = f"{subject.kind}: {type(error).__name__}: {str(error)[:100]} ({Path(frame.filename).name}:{frame.lineno})"
+                place = f"{Path(frame.filename).name}:{frame.lineno}"
+                key = f"{subject.kind}: {type(error).__name__}: {str(error)[:100]} ({place})"
                 failures[key] += 1
                 if failures[key] <= 3:
                     arguments.save.mkdir(parents=True, exist_ok=True)
