@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -17,6 +19,17 @@ from .lossy import lossy
 from .train import train
 from .verify import verify
 
+#: What libraries in other languages say, in a RuntimeError, where Python would raise a MemoryError.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+def _flush_or_drop() -> None:
+    """Python flushes standard output again when it ends; what cannot be written must not be an error twice."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 
 class _Group(click.Group):
     """Turns the errors that users can cause into one line and exit code 1, and Ctrl-C into one and 130."""
@@ -24,16 +37,22 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from vlae_codec.errors import VlaeError, describe
 
+        code = 1
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in _NO_MEMORY):
+                raise
+            message = describe(MemoryError())
         except (VlaeError, MemoryError, OSError) as error:
-            message, code = describe(error), 1
+            message = describe(error)
         except KeyboardInterrupt:
             # 128 and the signal's number, as shells have it.
             message, code = "interrupted", 130
         click.echo(f"vlae-codec: {message}", err=True)
+        _flush_or_drop()
         ctx.exit(code)
 
 

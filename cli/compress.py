@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .folders import Batch, folder_options, is_folder, run_folder
-from .options import coding_options, complete_path, note, progress_bar, use_threads
+from .options import coding_options, complete_path, note, progress_bar, size_option, use_threads
 
 
 @click.command()
@@ -25,6 +25,7 @@ from .options import coding_options, complete_path, note, progress_bar, use_thre
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
 @folder_options
+@size_option
 @coding_options
 def compress(
     sources: tuple[str, ...],
@@ -36,6 +37,7 @@ def compress(
     embed_model: bool,
     key: str,
     batch: Batch,
+    max_pixels: int,
     model_name: str | None,
     device: str,
     threads: int | None,
@@ -71,7 +73,7 @@ def compress(
     if is_folder(output):
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this makes a file each")
-        coding = folders.Coding(model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify)
+        coding = folders.Coding(model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels)
         tasks = folders.plan_compress([Path(source) for source in sources], batch.recursive)
         run_folder("compress", tasks, output, coding, batch, force, quiet)
         return
@@ -88,7 +90,9 @@ def compress(
         source = files.read_bytes(sources[0])
         name = "" if sources[0] == files.STANDARD else Path(sources[0]).name
         with progress_bar(quiet, "compress", None) as update:
-            data = api.compress_file(source, name, model, pixels=pixels, strip=strip, verify=verify, progress=update)
+            data = api.compress_file(
+                source, name, model, pixels=pixels, strip=strip, verify=verify, progress=update, max_pixels=max_pixels
+            )
         files.write_bytes(output, data, force)
         what = api.info(data)
         if what["mode"] == "stored":
@@ -113,7 +117,7 @@ def compress(
     else:
         paths = find_images([Path(source) for source in sources])
         with progress_bar(quiet, "compress", None) as update:
-            data = archive.archive_files(paths, model, progress=update, **options)
+            data = archive.archive_files(paths, model, progress=update, max_pixels=max_pixels, **options)
         count = len(paths)
     files.write_bytes(output, data, force)
     seconds = time.monotonic() - begun

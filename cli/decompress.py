@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .folders import Batch, folder_options, is_folder, run_folder
-from .options import coding_options, complete_path, note, progress_bar, use_threads
+from .options import coding_options, complete_path, note, progress_bar, size_option, use_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True,
               help="Lossy files: seed of the draws.")  # fmt: skip
 @folder_options
+@size_option
 @coding_options
 def decompress(
     sources: tuple[str, ...],
@@ -43,6 +44,7 @@ def decompress(
     samples: int,
     seed: int,
     batch: Batch,
+    max_pixels: int,
     model_name: str | None,
     device: str,
     threads: int | None,
@@ -82,7 +84,7 @@ def decompress(
     if mode not in (Mode.ARCHIVE, Mode.LOSSY) and output is not None and is_folder(output):
         if select:
             raise click.UsageError("--select is for a single archive")
-        coding = folders.Coding(model_name, device, threads)
+        coding = folders.Coding(model_name, device, threads, max_pixels=max_pixels)
         tasks = folders.plan_decompress([Path(source) for source in sources], batch.recursive)
         run_folder("decompress", tasks, output, coding, batch, force, quiet)
         return
@@ -98,18 +100,18 @@ def decompress(
         import io
 
         assert output is not None
-        _restore_archive(Archive(io.BytesIO(data), given, device), output, select, force, quiet)
+        _restore_archive(Archive(io.BytesIO(data), given, device, max_pixels), output, select, force, quiet)
         return
     if select:
         raise click.UsageError(f"--select is for archives, and {sources[0]} is not one")
     if mode is Mode.LOSSY:
         assert output is not None
-        file = LossyFile.from_bytes(data)
+        file = LossyFile.from_bytes(data, max_pixels)
         _restore_lossy(file, find_lossy_model(file, given, device), output, how, samples, seed, force, quiet)
         return
     begun = time.monotonic()
     with progress_bar(quiet, "decompress", None) as update:
-        output, encoded = _restore_image(data, given, device, output, force, update)
+        output, encoded = _restore_image(data, given, device, output, force, update, max_pixels)
     files.write_bytes(output, encoded, force)
     what = api.info(data)
     if mode is Mode.STORED:
@@ -120,8 +122,9 @@ def decompress(
 
 
 def _restore_image(
-    data: bytes, model: Model | None, device: str, output: str | None, force: bool, update: Callable[[int], None]
-) -> tuple[str, bytes]:
+    data: bytes, model: Model | None, device: str, output: str | None, force: bool, update: Callable[[int], None],
+    max_pixels: int,
+) -> tuple[str, bytes]:  # fmt: skip
     """Where a single image goes, and the bytes of its file; the place is checked before any work."""
     from vlae_codec import api, container, files, imaging
     from vlae_codec.errors import UnsupportedImage
@@ -142,12 +145,12 @@ def _restore_image(
                 "without --output, then convert"
             )
         return output, api.restore_file(data)[1]
-    header, _ = container.read(data)
+    header, _ = container.read(data, max_pixels)
     if header.mode is container.Mode.VLAE and model is None:
         model = find_model(header.model_id, device)
     if as_it_was:
-        return output, api.restore_file(data, model, progress=update)[1]
-    image = api.decompress(data, model, progress=update)
+        return output, api.restore_file(data, model, progress=update, max_pixels=max_pixels)[1]
+    image = api.decompress(data, model, progress=update, max_pixels=max_pixels)
     return output, imaging.encode_output(image, suffix, header.metadata)
 
 

@@ -39,6 +39,15 @@ def coding_options(function: Command) -> Command:
     return model_options(force(function))
 
 
+def size_option(function: Command) -> Command:
+    """``--max-pixels``, of the commands that decode an image; the default is `container.MAX_PIXELS`."""
+    option = click.option(
+        "--max-pixels", type=click.IntRange(1), default=1 << 28, show_default=True, metavar="N",
+        help="Refuse images with more pixels, as each takes memory.",
+    )  # fmt: skip
+    return option(function)
+
+
 def use_threads(threads: int | None) -> None:
     """Apply ``--threads``."""
     if threads is not None:

@@ -147,8 +147,9 @@ def network_rows(net, image, top, t, skew, first, begin, end, features, ring, bo
         The stage's first row; rows count from there.
     features : array of int16, shape (h, w, channels)
         Of the stage; empty without z.
-    ring : array of float32, shape (blocks, rows, RING, channels)
-        The masked layers' inputs at the last columns of each row.
+    ring : array of float32, shape (blocks, R, RING, channels)
+        The masked layers' inputs at the last columns of each row; row y is at y mod R. Steps reach over at most R - 1
+        rows, and the row above those is still wanted.
     boundary : array of float32, shape (blocks, W + 2, channels)
         The same in the row above the stage.
     """
@@ -156,6 +157,7 @@ def network_rows(net, image, top, t, skew, first, begin, end, features, ring, bo
     limits, spatial = net[11], net[12]
     inputs, gathered, acc, stream, active, out = scratch
     width = image.shape[1]
+    kept = ring.shape[1]
     n = end - begin
     channels = window.shape[1]
     zero = np.float32(0.0)
@@ -176,17 +178,17 @@ def network_rows(net, image, top, t, skew, first, begin, end, features, ring, bo
             for i in range(n):
                 y = begin + i
                 x = t - skew * y
-                own = ring[block, y, x & (RING - 1)]
+                own = ring[block, y % kept, x & (RING - 1)]
                 for c in range(channels):
                     own[c] = active[i, c]
                     gathered[i, 4 * channels + c] = active[i, c]
-                west = ring[block, y, (x - 1) & (RING - 1)]
+                west = ring[block, y % kept, (x - 1) & (RING - 1)]
                 for c in range(channels):
                     gathered[i, 3 * channels + c] = west[c] if x > 0 else zero
                 for place in range(3):
                     xx = x + place - 1
                     at = place * channels
-                    above = boundary[block, xx + 1] if y == 0 else ring[block, y - 1, xx & (RING - 1)]
+                    above = boundary[block, xx + 1] if y == 0 else ring[block, (y - 1) % kept, xx & (RING - 1)]
                     inside = 0 <= xx < width
                     for c in range(channels):
                         gathered[i, at + c] = above[c] if inside else zero

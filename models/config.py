@@ -97,6 +97,10 @@ class VLAEConfig:
             raise UnknownModel(
                 f"model configuration: prior {self.prior} and posterior {self.posterior} need image_size above 0"
             )
+        if not self.taps and not self.z_channels:
+            raise UnknownModel(
+                "model configuration: neither a window nor z, expected one of them to predict pixels from"
+            )
         if self.window_right > self.window_left:
             raise UnknownModel(
                 f"model configuration: window_right is {self.window_right}, "

@@ -32,7 +32,7 @@ from .config import VLAEConfig
 from .decoder import NEIGHBOURS, PIXEL_UNIT, Observer
 from .image import NARROW
 from .likelihood import MEAN_UNIT
-from .prior import prior_offsets
+from .prior import prior_masks, prior_offsets
 from .vlae import VLAE
 
 #: Integers of at most this size are exact in float32, and so are their sums as long as those stay below it.
@@ -139,7 +139,7 @@ class IntegerModel:
     Raises
     ------
     UnsafeModel
-        If a sum in some layer could exceed what float32 holds exactly.
+        If a sum in some layer could exceed what float32 holds exactly, or the prior is not autoregressive.
     UnknownModel
         If layers are missing or have other shapes than the configuration says.
     """
@@ -162,6 +162,11 @@ class IntegerModel:
             if (layer.low, layer.high) != (low, high):
                 raise UnknownModel(f"layer {name} takes {layer.low}..{layer.high}, expected {low}..{high}")
             layer.check(name)
+        if "prior.0" in layers:
+            for i, mask in enumerate(prior_masks(config)):
+                # Else the decoder, which meets z channel by channel, would see another prior than the encoder.
+                if layers[f"prior.{i}"].weight[mask.numpy() == 0].any():
+                    raise UnsafeModel(f"layer prior.{i}: a channel of z sees itself or a later one")
 
     @property
     def halo(self) -> int:
@@ -189,13 +194,13 @@ class IntegerModel:
             size = int.from_bytes(data[:8], "little")
             header = json.loads(data[8 : 8 + size])["__metadata__"]["vlae_codec_model"]
             meta = json.loads(header)
-            version, config_values = meta["version"], meta["config"]
+            version, config_text = meta["version"], json.dumps(meta["config"])
             tensors = load_tensors(data)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UnknownModel(f"not a model of vlae-codec ({type(error).__name__})") from None
         if version != MODEL_VERSION:
             raise UnknownModel(f"model file of version {version}, expected {MODEL_VERSION}")
-        config = VLAEConfig.from_json(json.dumps(config_values))
+        config = VLAEConfig.from_json(config_text)
         layers = {}
         for name, (_, _, low, high) in layer_shapes(config).items():
             try:

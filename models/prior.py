@@ -27,6 +27,19 @@ def prior_offsets(config: VLAEConfig) -> list[tuple[int, int]]:
     return above + [(0, dx) for dx in range(-reach, 0)]
 
 
+def prior_masks(config: VLAEConfig) -> list[Tensor]:
+    """Ones where the prior's three layers may have weights: a channel sees the context and the channels before it."""
+    z, width = config.z_channels, config.z_hidden
+    group = torch.arange(width) // (width // z)
+    channel = torch.arange(z)
+    context = torch.ones(width, z * len(prior_offsets(config)))
+    return [
+        torch.cat([context, (channel[None, :] < group[:, None]).float()], 1),
+        (group[None, :] <= group[:, None]).float(),
+        (group[None, :] <= channel[:, None]).float().repeat(2, 1),
+    ]
+
+
 class Prior(nn.Module):
     """Three masked layers over the window and the position itself."""
 
@@ -37,15 +50,8 @@ class Prior(nn.Module):
         z, width = config.z_channels, config.z_hidden
         context = z * len(prior_offsets(config))
         self.config = config
-        group = torch.arange(width) // (width // z)
-        channel = torch.arange(z)
-        self.register_buffer(
-            "mask1",
-            torch.cat([torch.ones(width, context), (channel[None, :] < group[:, None]).float()], 1),
-            persistent=False,
-        )
-        self.register_buffer("mask2", (group[None, :] <= group[:, None]).float(), persistent=False)
-        self.register_buffer("mask3", (group[None, :] <= channel[:, None]).float().repeat(2, 1), persistent=False)
+        for i, mask in enumerate(prior_masks(config), 1):
+            self.register_buffer(f"mask{i}", mask, persistent=False)
         self.weights = nn.ParameterList([weight(width, context + z), weight(width, width), weight(2 * z, width, 0.02)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(w.shape[0])) for w in self.weights])
 

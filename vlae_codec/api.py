@@ -34,6 +34,7 @@ def compress(
     *,
     verify: bool = True,
     progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
 ) -> bytes:
     """Compress an image without loss.
 
@@ -47,6 +48,8 @@ def compress(
         Decode the result and compare before returning it.
     progress : function
         Called with the pixels done since its last call; with ``verify``, each pixel counts twice.
+    max_pixels : int
+        Refuse an image that has more.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def compress(
     True
     """
     image = _as_image(image)
-    imaging.check_size(image.size, "the image")
+    container.check_size(image.size, "the image", max_pixels)
     return _compress(_subject(image), metadata_of(image), model, verify, progress)
 
 
@@ -108,7 +111,7 @@ def _compress(
     del subject
     if verify:
         try:
-            _pixels(*container.read(data), model, progress)
+            _pixels(*container.read(data, container.MAX_SIDE**2), model, progress)
         except CorruptFile as error:
             raise VerificationFailed(
                 f"the file does not decode to the image given: {error}; please report this with the image"
@@ -126,6 +129,7 @@ def compress_file(
     named: bool = True,
     verify: bool = True,
     progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
 ) -> bytes:
     """Compress the bytes of an image file, so that `restore_file` gives a file of the same format, name and content.
 
@@ -147,7 +151,7 @@ def compress_file(
         Keep the name; without it `restore_file` must be told one with the same suffix.
     verify : bool
         Decode the result and compare before returning it.
-    progress : function
+    progress, max_pixels
         As for `compress`.
 
     Raises
@@ -160,7 +164,7 @@ def compress_file(
     name = name if container.is_file_name(name) else ""
     whole = pixels or strip
     try:
-        image = imaging.open_image(source, name or "the source")
+        image = imaging.open_image(source, name or "the source", max_pixels)
     except imaging.NotWhole as error:
         if whole:
             raise
@@ -184,7 +188,12 @@ def compress_file(
 
 
 def restore_file(
-    data: bytes, model: Model | None = None, *, name: str = "", progress: Progress = no_progress
+    data: bytes,
+    model: Model | None = None,
+    *,
+    name: str = "",
+    progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
 ) -> tuple[str, bytes]:
     """The name and the bytes of the file that `compress_file` was given, or of one that holds the same image.
 
@@ -195,8 +204,8 @@ def restore_file(
         _, found, content = container.read_stored(data)
         progress(1)
         return found or name, content
-    image = decompress(data, model, progress=progress)
-    metadata = container.read(data)[0].metadata
+    image = decompress(data, model, progress=progress, max_pixels=max_pixels)
+    metadata = container.read(data, max_pixels)[0].metadata
     found, fmt = str(metadata.get(NAME, "")), metadata.get(FORMAT)
     name = found if container.is_file_name(found) else name
     for choice in (str(fmt or imaging.format_of(name)), "PNG", "TIFF"):
@@ -282,7 +291,13 @@ def _decode_alpha(header: Header) -> np.ndarray | None:
     return np.asarray(read_fallback(FallbackKind(kind), data, "L", (header.width, header.height)))
 
 
-def decompress(data: bytes, model: Model | None = None, *, progress: Progress = no_progress) -> Image.Image:
+def decompress(
+    data: bytes,
+    model: Model | None = None,
+    *,
+    progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
+) -> Image.Image:
     """The image in a .vlae file.
 
     Parameters
@@ -290,9 +305,13 @@ def decompress(data: bytes, model: Model | None = None, *, progress: Progress = 
     data : bytes
     model : Model, optional
         The one that made the file; by default it is found by the id in the file.
+    max_pixels : int
+        Refuse a file whose image has more, before memory is taken.
 
     Raises
     ------
+    UnsupportedImage
+        If the image has more than ``max_pixels``.
     NotAVlaeFile, UnsupportedVersion, CorruptFile
         If the data are no .vlae file, or one that is damaged. Pixels are returned only if their checksum is right.
     UnknownModel
@@ -302,8 +321,8 @@ def decompress(data: bytes, model: Model | None = None, *, progress: Progress = 
     """
     if container.mode_of(data) is Mode.STORED:
         _, name, content = container.read_stored(data)
-        return imaging.open_image(content, f"the stored file {name}".strip())
-    header, payload = container.read(data)
+        return imaging.open_image(content, f"the stored file {name}".strip(), max_pixels)
+    header, payload = container.read(data, max_pixels)
     pixels = _pixels(header, payload, model, progress)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     restore_metadata(image, header.metadata)
@@ -364,9 +383,12 @@ def info(data: bytes) -> dict[str, Any]:
             "file_bytes": len(data), "format_version": container.VERSION, "mode": "stored", "why": reason.text,
             "name": name, "stored_bytes": len(content),
         }  # fmt: skip
-    header, payload = container.read(data)
+    header, payload = container.read(data, container.MAX_SIDE**2)
     image_mode = header.pillow_mode if header.mode is Mode.FALLBACK else header.pixel_kind.image_mode
-    bands = len(Image.new(image_mode, (1, 1)).getbands())
+    try:
+        bands = len(Image.new(image_mode, (1, 1)).getbands())
+    except ValueError:
+        raise CorruptFile(f"the file holds an image of mode {image_mode!r}, which Pillow does not know") from None
     subpixels = header.width * header.height * bands
     result: dict[str, Any] = {
         "file_bytes": len(data),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from . import api, container, files, imaging
 from .ans import Message
-from .chain import Batch, ImageCoder
+from .chain import MAX_BATCH, Batch, ImageCoder
 from .coder import Progress, no_progress
 from .container import MAGIC, MAX_METADATA, MAX_PIXELS, VERSION, Mode, Reader, pixel_digest, write_varint
 from .errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedImage, UnsupportedVersion, VerificationFailed
@@ -132,13 +132,22 @@ def check_names(names: Sequence[str], error: type[Exception] = UnsupportedImage)
         bad = not name or name.startswith("/") or any(part in ("", ".", "..") for part in parts)
         if bad or "\\" in name or ":" in name or any(ord(c) < 32 for c in name) or len(name) > 4096:
             raise error(f"{name[:80]!r} cannot be the name of an image: expected a relative path such as a/b.png")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise error(f"{name[:80]!r} cannot be the name of an image: it is no text in UTF-8") from None
         if name in seen:
             raise error(f"two images are named {name!r}, expected each name once")
         seen.add(name)
 
 
 def _pack_names(names: Sequence[str]) -> bytes:
-    packed = zlib.compress(json.dumps(list(names), separators=(",", ":")).encode(), 9) if names else b""
+    text = json.dumps(list(names), separators=(",", ":")).encode()
+    if len(text) > MAX_METADATA:
+        raise UnsupportedImage(
+            f"names of {len(text)} bytes in one segment, at most {MAX_METADATA}; use a smaller --segment"
+        )
+    packed = zlib.compress(text, 9) if names else b""
     return write_varint(len(packed)) + packed
 
 
@@ -264,9 +273,11 @@ def flat_images(array: NDArray) -> NDArray[np.uint8]:
 
 def archive_files(
     paths: Sequence[tuple[str, Path]], model: Model, *, segment: int = SEGMENT, embed: bool = False,
-    verify: bool = True, progress: Progress = no_progress,
+    verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS,
 ) -> bytes:  # fmt: skip
-    """An archive of image files, given as (name, path); see `archive_array` for the other parameters.
+    """An archive of image files, given as (name, path), none of more than ``max_pixels``.
+
+    See `archive_array` for the other parameters.
 
     With a model for binary images all must be images of its size and one mode, 1 or L, without metadata.
     """
@@ -276,8 +287,10 @@ def archive_files(
     if not isinstance(model.coder, ImageCoder):
         writer = ArchiveWriter(Source(), model, embed)
         for name, path in paths:
-            original = path.read_bytes()
-            data = api.compress_file(original, path.name, model, named=False, verify=verify, progress=progress)
+            original = files.read_bytes(path)
+            data = api.compress_file(
+                original, path.name, model, named=False, verify=verify, progress=progress, max_pixels=max_pixels
+            )
             writer.add_single(data, name)
         return writer.finish()
     bits, source = open_binary(paths, model)
@@ -295,7 +308,7 @@ def open_binary(paths: Sequence[tuple[str, Path]], model: Model) -> tuple[NDArra
     """Image files as zeros and ones (N, S, S), and what they were; `UnsupportedImage` unless all are of one kind."""
     images, mode = [], ""
     for name, path in paths:
-        image = imaging.open_image(path.read_bytes(), str(path))
+        image = imaging.open_image(files.read_bytes(path), str(path))
         mode = mode or image.mode
         if image.mode not in ("1", "L") or image.mode != mode:
             raise UnsupportedImage(f"{name} has mode {image.mode}, expected {mode if mode in ('1', 'L') else '1 or L'}")
@@ -347,6 +360,10 @@ class Archive:
         Open for reading and seekable.
     model : Model, optional
         By default the one in the archive, or the known one with the id in the archive.
+    device : str
+        Where the networks run.
+    max_pixels : int
+        What more pixels than this decode together is refused: a single image, or a segment of small ones.
 
     Attributes
     ----------
@@ -356,9 +373,12 @@ class Archive:
         What a damaged archive lacks, one line each; empty for a sound one.
     """
 
-    def __init__(self, file: BinaryIO, model: Model | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, file: BinaryIO, model: Model | None = None, device: str = "auto", max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.file = file
         self.device = device
+        self.max_pixels = max_pixels
         self._given = model
         self._cache: tuple[int, NDArray[np.uint8]] | None = None
         self._names: dict[int, list[str]] = {}
@@ -498,8 +518,10 @@ class Archive:
         if start[-1] != Mode.ARCHIVE:
             raise CorruptFile(f"the file has mode {start[-1]}, expected {int(Mode.ARCHIVE)}: not an archive")
 
-    def _section_at(self, offset: int) -> tuple[Tag, bytes, int]:
-        """The tag, body and end of the section at an offset; `CorruptFile` if it is damaged."""
+    def _section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
+        """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""
+        if offset >= self.size:
+            raise CorruptFile(f"a section at byte {offset} of a file of {self.size} bytes")
         self.file.seek(offset)
         reader = Reader(self.file.read(11))
         value = reader.byte("a section's tag", 256)
@@ -513,8 +535,9 @@ class Archive:
         found = zlib.crc32(bytes([value]) + body)
         if found != stored:
             raise CorruptFile(f"checksum of the section at byte {offset} is {found:08x}, {stored:08x} is stored")
-        if value not in set(Tag):
-            raise CorruptFile(f"the section at byte {offset} has tag {value}, expected 1 to {len(Tag)}")
+        if value not in (wanted or set(Tag)):
+            expected = " or ".join(tag.name for tag in wanted or Tag)
+            raise CorruptFile(f"the section at byte {offset} has tag {value}, expected {expected}")
         return Tag(value), body, begin + length
 
     def _index(self) -> list[tuple[Tag, int, int]] | None:
@@ -525,8 +548,8 @@ class Archive:
             if end[12:] != END or zlib.crc32(end[:8]) != int.from_bytes(end[8:12], "little"):
                 raise CorruptFile("the end is damaged or missing")
             place = int.from_bytes(end[:8], "little")
-            tag, body, after = self._section_at(place)
-            if tag is not Tag.INDEX or after != self.size - END_BYTES:
+            _, body, after = self._section_at(place, Tag.INDEX)
+            if after != self.size - END_BYTES:
                 raise CorruptFile("the end does not lead to the index")
             reader, last, places = Reader(body), 0, []
             for _ in range(reader.varint("the number of sections", 0, len(body))):
@@ -563,7 +586,12 @@ class Archive:
 
     def _open(self, places: list[tuple[Tag, int, int]]) -> None:
         first, head = 0, None
-        for tag, offset, count in places:
+        for number, (tag, offset, count) in enumerate(places):
+            end = places[number + 1][1] if number + 1 < len(places) else self.size
+            # A chain's batches take a byte each at least, so its length limits what it can hold.
+            most = {Tag.SINGLE: 1, Tag.CHAIN: MAX_BATCH * (end - offset)}.get(tag, 0)
+            if not min(most, 1) <= count <= most:
+                raise CorruptFile(f"the section at byte {offset} cannot hold {count} images")
             if tag is Tag.HEAD:
                 head = offset
             elif tag is Tag.MODEL:
@@ -575,7 +603,7 @@ class Archive:
                     raise CorruptFile(f"the archive claims more than {MAX_IMAGES} images")
         if head is None:
             raise CorruptFile("the archive has no head")
-        _, body, _ = self._section_at(head)
+        _, body, _ = self._section_at(head, Tag.HEAD)
         self.source = Source.from_json(inflate_json(body, "the archive's head"))
         shape = self.source.shape
         if self.source.kind == "array" and not self.damaged and (len(shape) < 3 or shape[0] != first):
@@ -584,7 +612,7 @@ class Archive:
     # Segments
 
     def _chain(self, segment: Segment) -> _Chain:
-        _, body, _ = self._section_at(segment.offset)
+        _, body, _ = self._section_at(segment.offset, Tag.CHAIN)
         reader = Reader(body)
         if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
             raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
@@ -594,7 +622,7 @@ class Archive:
         lanes = reader.varint("the number of lanes", 1, container.MAX_LANES)
         batches = []
         for _ in range(reader.varint("the number of batches", 1, count)):
-            value = reader.varint("a batch", 4, count << 2 | 3)
+            value = reader.varint("a batch", 4, MAX_BATCH << 2 | 3)
             if value & 3 >= len(StageKind):
                 raise CorruptFile(f"a batch of kind {value & 3}, expected below {len(StageKind)}")
             batches.append(Batch(value >> 2, StageKind(value & 3)))
@@ -604,7 +632,7 @@ class Archive:
         return _Chain(names, digest, model, lanes, batches, (prior, posterior, pixels), body[reader.at :])
 
     def _single(self, segment: Segment) -> bytes:
-        _, body, _ = self._section_at(segment.offset)
+        _, body, _ = self._section_at(segment.offset, Tag.SINGLE)
         reader = Reader(body)
         if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
             raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
@@ -613,10 +641,12 @@ class Archive:
 
     def _segment_names(self, segment: Segment) -> list[str]:
         if segment.offset not in self._names:
-            _, body, _ = self._section_at(segment.offset)
+            _, body, _ = self._section_at(segment.offset, segment.tag)
             reader = Reader(body)
             reader.varint("the first image", 0, MAX_IMAGES)
             count = 1 if segment.tag is Tag.SINGLE else reader.varint("the number of images", 1, MAX_IMAGES)
+            if count != segment.count:
+                raise CorruptFile(f"the segment at byte {segment.offset} has {count} images, expected {segment.count}")
             self._names[segment.offset] = _read_names(reader, count)
         return self._names[segment.offset]
 
@@ -629,7 +659,7 @@ class Archive:
                 )
             return self._given
         if self._embedded is not None:
-            _, body, _ = self._section_at(self._embedded)
+            _, body, _ = self._section_at(self._embedded, Tag.MODEL)
             if len(body) <= MAX_MODEL_BYTES and model_id(body) == wanted:
                 self._given = model_from_bytes(body, "embedded", self.device)
                 return self._given
@@ -641,8 +671,8 @@ class Archive:
         coder = self._model(chain.model).coder
         if not isinstance(coder, ImageCoder):
             raise CorruptFile("a chain of images names a model for photographs")
-        if segment.count * coder.config.image_size**2 > MAX_PIXELS:
-            raise CorruptFile(f"a segment of {segment.count} images, at most {MAX_PIXELS} pixels are read")
+        side = coder.config.image_size
+        container.check_size((segment.count * side, side), "the segment", self.max_pixels)
         if any(batch.kind is not StageKind.WITHOUT_Z for batch in chain.batches) != bool(coder.config.z_channels):
             raise CorruptFile("the segment's batches are not of the kind that its model codes")
         if len(chain.payload) % 4:
@@ -657,15 +687,15 @@ class Archive:
         segment = self.segments[number]
         if segment.tag is Tag.SINGLE:
             data = self._single(segment)
-            image = api.decompress(data, self._model_of(data))
-            return np.asarray(image) if self.source.kind == "array" else image
+            image = api.decompress(data, self._model_of(data), max_pixels=self.max_pixels)
+            return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
         if self._cache is None or self._cache[0] != number:
             self._cache = (number, self.binary_segment(segment))
         bits = self._cache[1][within]
         if self.source.kind == "files":
             image = Image.fromarray(bits * np.uint8(self.source.high))
             return image.convert("1") if self.source.mode == "1" else image
-        shaped = bits.reshape(self.source.shape[1:])
+        shaped = self._shaped(bits)
         return shaped.astype(bool) if self.source.dtype == "bool" else shaped * np.uint8(self.source.high)
 
     def source_file(self, index: int) -> bytes | None:
@@ -673,14 +703,22 @@ class Archive:
         for segment in self.segments:
             if segment.first == index and segment.tag is Tag.SINGLE:
                 data = self._single(segment)
-                return api.restore_file(data, self._model_of(data), name=self.names[index])[1]
+                model = self._model_of(data)
+                return api.restore_file(data, model, name=self.names[index], max_pixels=self.max_pixels)[1]
         return None
 
     def _model_of(self, data: bytes) -> Model | None:
         """The model of a single image's file; None if it needs none."""
         if container.mode_of(data) is not Mode.VLAE:
             return None
-        return self._model(container.read(data)[0].model_id)
+        return self._model(container.read(data, self.max_pixels)[0].model_id)
+
+    def _shaped(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An image of an array in the array's shape: a last dimension of one is not coded."""
+        shape = self.source.shape[1:]
+        if image.shape not in (shape, shape[:-1] if shape[2:] == (1,) else shape):
+            raise CorruptFile(f"an image of shape {image.shape} in an array of images of shape {shape}")
+        return image.reshape(shape)
 
     def array(self, progress: Progress = no_progress) -> NDArray:
         """All images as the array that they were; `CorruptFile` for an archive of files."""
@@ -692,7 +730,7 @@ class Archive:
         for image in self:
             images.append(image)
             progress(image.size)
-        array = np.stack(images).reshape(self.source.shape)
+        array = np.stack(images)
         return array.astype(bool) if self.source.dtype == "bool" else array
 
 
@@ -744,17 +782,18 @@ def load_array(path: Path, key: str = "") -> tuple[NDArray, str]:
     import zipfile
 
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, ""
-        with loaded:
-            if not key and len(loaded.files) == 1:
-                key = loaded.files[0]
-            if key not in loaded.files:
-                names = ", ".join(loaded.files)
-                raise UnsupportedImage(f"{path} holds {names}; name one of them with --key")
-            return loaded[key], key
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        with files.open_unchanged(path) as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded, ""
+            with loaded:
+                if not key and len(loaded.files) == 1:
+                    key = loaded.files[0]
+                if key not in loaded.files:
+                    names = ", ".join(loaded.files)
+                    raise UnsupportedImage(f"{path} holds {names}; name one of them with --key")
+                return loaded[key], key
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UnsupportedImage(f"{path}: not a file of arrays: {error}") from None
 
 

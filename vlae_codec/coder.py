@@ -269,16 +269,13 @@ class Coder:
         costs.z_posterior += float(bits[0])
         return (symbols + cdf.Z_MIN).reshape(mean.shape)
 
-    def _prior_steps(self, shape: tuple[int, int, int]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        return list(wavefront(shape[0], shape[1], VLAEConfig.Z_WINDOW + 1))
-
     def _push_prior(self, message: Message, z: NDArray[np.int64], costs: Costs) -> None:
         assert self.prior is not None
         reach = VLAEConfig.Z_WINDOW
         padded = np.pad(z, ((reach, 0), (reach, reach), (0, 0)))
         bits = np.zeros(1)
         message.reserve(z.size)
-        for y, x in reversed(self._prior_steps(z.shape)):
+        for y, x in reversed(list(wavefront(z.shape[0], z.shape[1], reach + 1))):
             mean, scale = self.prior(self.prior.inputs(padded, y, x))
             symbols = z[y, x] - cdf.Z_MIN
             for c in reversed(range(z.shape[2])):
@@ -344,7 +341,7 @@ class Coder:
         h, w = -((stage.top - stage.bottom) // patch), -(-width // patch)
         padded = np.zeros((h + reach, w + 2 * reach, channels), np.int64)
         bits = np.zeros(1)
-        for y, x in self._prior_steps((h, w, channels)):
+        for y, x in wavefront(h, w, reach + 1):
             symbols = np.empty(len(y), np.int64)
             rows = self.prior.inputs(padded, y, x)
             for c in range(channels):
@@ -402,9 +399,12 @@ class Coder:
         config, width = self.config, image.shape[1]
         rows = stage.bottom - stage.top
         boundary = np.zeros((config.blocks, width + 2, config.channels), np.float32)
-        for _ in self.parallel.bands(image, stage.top, stage.top, None, boundary):
-            pass
-        ring = np.zeros((config.blocks, rows if config.spatial else 1, RING, config.channels), np.float32)
+        # Zero above the image; left untouched there, so that a width that is only claimed takes no memory.
+        if stage.top:
+            for _ in self.parallel.bands(image, stage.top, stage.top, None, boundary):
+                pass
+        kept = min(rows, width // self.skew + 2) if config.spatial else 1
+        ring = np.zeros((config.blocks, kept, RING, config.channels), np.float32)
         threads = get_num_threads()
         scratch = scratch_arrays(self.model, threads)
         params = np.empty((min(rows, width // self.skew + 1), config.outputs), np.int16)

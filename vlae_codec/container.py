@@ -20,8 +20,10 @@ from .schedule import Stage, StageKind
 #: A byte that is no text, the name, and line ends that a transfer as text would change.
 MAGIC = b"\x89VLAE\r\n\x1a"
 VERSION = 1
-#: Largest image that is read or written, in pixels.
+#: Largest image that is read or written unless a caller gives another limit, in pixels.
 MAX_PIXELS = 1 << 28
+#: Largest width and height that the format holds.
+MAX_SIDE = (1 << 31) - 1
 #: Largest metadata block after inflation, in bytes.
 MAX_METADATA = 1 << 24
 #: Longest name of a source file, in bytes of UTF-8.
@@ -142,6 +144,16 @@ def pixel_digest(mode: str, size: tuple[int, int], parts: Iterable[bytes | memor
     return state.digest()
 
 
+def check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse an image without pixels or with too many; `UnsupportedImage` says how to raise the limit."""
+    if size[0] * size[1] < 1 or max(size) > MAX_SIDE:
+        raise UnsupportedImage(f"{name} has {size[0]} x {size[1]} pixels, expected sides of 1 to {MAX_SIDE}")
+    if size[0] * size[1] > max_pixels:
+        raise UnsupportedImage(
+            f"{name} has {size[0]} x {size[1]} pixels, more than {max_pixels}; --max-pixels raises the limit"
+        )
+
+
 def mode_of(data: bytes) -> Mode:
     """The mode of a file from its first bytes; the errors of `read` if it has none."""
     if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2 or data[len(MAGIC)] != VERSION:
@@ -199,8 +211,6 @@ class Reader:
 
 def write(header: Header, payload: bytes) -> bytes:
     """The bytes of a .vlae file."""
-    if header.width * header.height > MAX_PIXELS:
-        raise UnsupportedImage(f"image of {header.width} x {header.height} pixels, at most {MAX_PIXELS} are supported")
     out = bytearray(MAGIC)
     out.append(VERSION)
     out.append(header.mode)
@@ -280,19 +290,21 @@ def is_file_name(name: str) -> bool:
     )
 
 
-def read(data: bytes) -> tuple[Header, bytes]:
+def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
     """Header and payload of a .vlae file that holds one image, with every field checked.
 
     Raises
     ------
     NotAVlaeFile, UnsupportedVersion, CorruptFile
+    UnsupportedImage
+        If the image has more than ``max_pixels``.
     """
     mode, reader = _checked(data)
     if mode not in (Mode.VLAE, Mode.FALLBACK):
         raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a single image")
     body = reader.data
-    width = reader.varint("the width", 1, MAX_PIXELS)
-    height = reader.varint("the height", 1, MAX_PIXELS // width)
+    width, height = reader.varint("the width", 1, MAX_SIDE), reader.varint("the height", 1, MAX_SIDE)
+    check_size((width, height), "the file", max_pixels)
     digest = reader.take(8, "the checksum of the pixels")
     metadata = _read_metadata(reader.take(reader.varint("the metadata's length", 0, MAX_METADATA), "the metadata"))
     header = Header(mode, width, height, digest, metadata)
@@ -347,6 +359,8 @@ def _read_metadata(data: bytes) -> dict[str, Any]:
         metadata = json.loads(text)
         if not isinstance(metadata, dict):
             raise ValueError("not a JSON object")
+        # JSON can hold halves of surrogate pairs, which are no text and could not be printed or written.
+        json.dumps(metadata, ensure_ascii=False).encode()
     except (zlib.error, ValueError, RecursionError) as error:
         raise CorruptFile(f"the metadata cannot be read: {error}") from None
     return metadata

@@ -43,7 +43,7 @@ def describe(error: BaseException, path: str = "") -> str:
         named = error.filename and str(error.filename) != path
         text = f"{error.filename}: {error.strerror}" if named else error.strerror
     elif isinstance(error, MemoryError):
-        text = "not enough memory for this image"
+        text = "not enough memory for this"
     elif isinstance(error, (VlaeError, OSError)):
         text = str(error)
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import io
 import itertools
-import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
@@ -31,6 +32,16 @@ SAMPLED_PIXELS = 1 << 22
 SLOW_PIXELS = 1 << 25
 #: Pillow's names of the formats.
 FORMATS = {FallbackKind.PNG: "PNG", FallbackKind.WEBP: "WEBP", FallbackKind.JXL: "JXL"}
+
+
+@contextlib.contextmanager
+def sizes_checked_here() -> Iterator[None]:
+    """Suspend Pillow's limit of 179 megapixels, which is one for the whole process; callers check against their own."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 @functools.cache
@@ -147,8 +158,7 @@ def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, i
         palette = b""
         if mode == "P" and kind is not FallbackKind.PNG:
             palette, data = _split_palette(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with sizes_checked_here():
             image: Image.Image = Image.open(io.BytesIO(data), formats=(FORMATS[kind],))
             if image.size != size:
                 raise CorruptFile(f"the payload is of {image.size} pixels, expected {size}")
@@ -156,7 +166,7 @@ def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, i
         if image.mode != mode and kind is not FallbackKind.PNG and mode in WEBP_MODES:
             # WebP also drops an alpha channel that is opaque everywhere.
             image = _from_plain(image, mode, palette)
-    except CorruptFile:
+    except (CorruptFile, MemoryError):
         raise
     except Exception as error:
         # Pillow's decoders raise almost anything on damaged data.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from .errors import VlaeError
 
@@ -15,11 +17,28 @@ from .errors import VlaeError
 STANDARD = "-"
 
 
-def read_bytes(path: str) -> bytes:
-    """All bytes of a file, or of standard input for ``-``."""
+@contextlib.contextmanager
+def open_unchanged(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file open for reading; `VlaeError` at the end if it was written to meanwhile, so that one state was read."""
+
+    def state() -> tuple[int, int]:
+        found = os.fstat(file.fileno())
+        # Of pipes and devices the times say nothing about what is read.
+        return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (0, 0)
+
+    with open(path, "rb") as file:
+        before = state()
+        yield file
+        if state() != before:
+            raise VlaeError(f"{os.fspath(path)} was written to while it was read; try again when it is complete")
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file, or of standard input for ``-``; `VlaeError` if the file changes meanwhile."""
     if path == STANDARD:
         return sys.stdin.buffer.read()
-    return Path(path).read_bytes()
+    with open_unchanged(path) as file:
+        return file.read()
 
 
 def find(sources: Iterable[Path], suffixes: Collection[str], recursive: bool) -> list[tuple[str, Path]]:
@@ -89,11 +108,21 @@ def write_bytes(path: str, data: bytes, force: bool = False) -> None:
     ------
     VlaeError
         If the file exists and ``force`` is false, even when it came to exist only now.
+    OSError
+        If it cannot be written; the message names it.
     """
-    if path == STANDARD:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
+    try:
+        if path == STANDARD:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            _write_file(path, data, force)
+    except OSError as error:
+        # A full disk's error names no file. OSError makes a BrokenPipeError where it was one.
+        raise OSError(error.errno, error.strerror, "standard output" if path == STANDARD else path) from None
+
+
+def _write_file(path: str, data: bytes, force: bool) -> None:
     target = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=".vlae-", suffix=".tmp", dir=target.parent)
     try:

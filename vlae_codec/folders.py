@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Coding:
-    """How the files of a run are coded; see `api.compress_file` for the last three.
+    """How the files of a run are coded; see `api.compress_file` for the last four.
 
     Attributes
     ----------
@@ -58,6 +58,7 @@ class Coding:
     pixels: bool = False
     strip: bool = False
     verify: bool = True
+    max_pixels: int = container.MAX_PIXELS
 
     def start(self) -> None:
         """Make a process ready for `load`: the threads set, the model loaded, which the registry then keeps."""
@@ -296,7 +297,7 @@ def _timed(task: Task, code: Callable[[bytes], tuple[str, bytes]]) -> _Coded:
     """A worker's answer for a file; ``code`` makes its output's name and bytes."""
     begun = time.monotonic()
     try:
-        data = task.source.read_bytes()
+        data = files.read_bytes(task.source)
         name, result = code(data)
     except Exception as error:
         # Whatever one file does, the others are still to be done.
@@ -307,8 +308,9 @@ def _timed(task: Task, code: Callable[[bytes], tuple[str, bytes]]) -> _Coded:
 def _compress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
         return task.name, api.compress_file(
-            data, task.source.name, coding.load(), pixels=coding.pixels, strip=coding.strip, verify=coding.verify
-        )
+            data, task.source.name, coding.load(), pixels=coding.pixels, strip=coding.strip, verify=coding.verify,
+            max_pixels=coding.max_pixels,
+        )  # fmt: skip
 
     return _timed(task, code)
 
@@ -317,7 +319,7 @@ def _decompress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
         if container.mode_of(data) in (Mode.ARCHIVE, Mode.LOSSY):
             raise VlaeError("an archive or a lossy file: restore it by a command of its own")
-        original, result = api.restore_file(data, model_for(data, coding))
+        original, result = api.restore_file(data, model_for(data, coding), max_pixels=coding.max_pixels)
         return str(PurePosixPath(task.name).with_name(restored_name(task.source.name, original))), result
 
     return _timed(task, code)
@@ -327,7 +329,7 @@ def model_for(data: bytes, coding: Coding) -> Model | None:
     """The model for a single image's .vlae file, on the device that was chosen; None where none is needed."""
     model = coding.load()
     if model is None and container.mode_of(data) is Mode.VLAE:
-        model = find_model(container.read(data)[0].model_id, coding.device)
+        model = find_model(container.read(data, coding.max_pixels)[0].model_id, coding.device)
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 import zlib
 from pathlib import PurePath
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .container import MAGIC, MAX_PIXELS, PixelKind, Reason
+from .container import MAGIC, MAX_PIXELS, PixelKind, Reason, check_size
 from .errors import UnsupportedImage, VlaeError
-from .fallback import digest_of, jxl_plugin, saved
+from .fallback import digest_of, jxl_plugin, saved, sizes_checked_here
 from .metadata import (
     ANIMATION_CHUNKS,
     DEPTH_CHUNKS,
@@ -45,7 +44,7 @@ class NotWhole(UnsupportedImage):
         self.reason = reason
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
+def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a still image completely.
 
     Raises
@@ -53,7 +52,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
     NotWhole
         If Pillow would read one frame of several, or round more than 8 bits per channel to 8.
     UnsupportedImage
-        If Pillow cannot read it.
+        If Pillow cannot read it, or it has more than ``max_pixels``.
     """
     if not data:
         raise UnsupportedImage(f"{name} is empty, expected an image")
@@ -62,10 +61,9 @@ def open_image(data: bytes, name: str) -> Image.Image:
     if data.startswith(MAGIC):
         raise UnsupportedImage(f"{name} is already a .vlae file, expected an image of another format")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with sizes_checked_here():
             image = Image.open(io.BytesIO(data))
-            check_size(image.size, name)
+            check_size(image.size, name, max_pixels)
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise NotWhole(f"{name} has {frames} frames, expected one", Reason.FRAMES)
@@ -77,9 +75,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
             image.load()
     except UnsupportedImage:
         raise
-    except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
-        what = "is not an image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise UnsupportedImage(f"{name} {what}") from None
+    except Image.UnidentifiedImageError:
+        raise UnsupportedImage(f"{name} is not an image that Pillow can read") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, zlib.error) as error:
         raise UnsupportedImage(f"{name} cannot be read as an image: {error}") from None
     return image
@@ -160,12 +157,6 @@ def has_format(name: str, fmt: str | None) -> bool:
     return bool(fmt) and format_of(name) == fmt
 
 
-def check_size(size: tuple[int, int], name: str) -> None:
-    """Refuse an image without pixels or with too many."""
-    if not 1 <= size[0] * size[1] <= MAX_PIXELS:
-        raise UnsupportedImage(f"{name} has {size[0]} x {size[1]} pixels, expected 1 to {MAX_PIXELS} in all")
-
-
 def to_planes(values: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], PixelKind]:
     """What the VLAE codes of an image's values: uint8 (H, W, 3), and its kind; an alpha channel is not part of it.
 
@@ -215,22 +206,22 @@ def encode_file(image: Image.Image, fmt: str, metadata: dict[str, Any]) -> bytes
     UnsupportedImage
         If the format cannot hold the image exactly.
     """
-    options = encode_options(image, fmt, metadata)
     with_chunks = fmt == "PNG" and PNG_CHUNKS in metadata
-    if with_chunks:
-        options = {key: value for key, value in options.items() if key == "transparency"}
-        # Pillow would write these from the image's info as well.
-        options |= {"icc_profile": None, "exif": b""}
-    elif fmt == "WEBP":
-        options.update(lossless=True, quality=100, method=4, exact=True)
     try:
+        options = encode_options(image, fmt, metadata)
+        if with_chunks:
+            options = {key: value for key, value in options.items() if key == "transparency"}
+            # Pillow would write these from the image's info as well.
+            options |= {"icc_profile": None, "exif": b""}
+        elif fmt == "WEBP":
+            options.update(lossless=True, quality=100, method=4, exact=True)
         data = saved(image, fmt, **options)
         if with_chunks:
             data = insert_chunks(data, metadata)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as again:
-                same = again.mode == image.mode and digest_of(again) == digest_of(image)
+        with sizes_checked_here(), Image.open(io.BytesIO(data)) as again:
+            same = again.mode == image.mode and digest_of(again) == digest_of(image)
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnsupportedImage(f"an image of mode {image.mode} cannot be written as {fmt}: {error}") from None
     if not same:

@@ -32,6 +32,8 @@ from .schedule import wavefront
 FIDELITY = 1.0
 #: Draws that `mean` averages when no number is given.
 MEAN_SAMPLES = 16
+#: Images whose prior is computed together.
+PART = 4096
 #: Largest exponent of a lattice's step: a bin then is as wide as the grid.
 MAX_EXPONENT = 8
 
@@ -81,9 +83,17 @@ class LossyFile:
         }  # fmt: skip
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> LossyFile:
-        """The inverse of `to_bytes`, every field checked; `CorruptFile` if it is damaged."""
-        if len(data) < 14 or data[: len(container.MAGIC)] != container.MAGIC or data[9] != Mode.LOSSY:
+    def from_bytes(cls, data: bytes, max_pixels: int = MAX_PIXELS) -> LossyFile:
+        """The inverse of `to_bytes`, every field checked.
+
+        Raises
+        ------
+        NotAVlaeFile, UnsupportedVersion, CorruptFile
+            If the data are no lossy file, or one that is damaged.
+        UnsupportedImage
+            If its images have more than ``max_pixels`` in all.
+        """
+        if container.mode_of(data) is not Mode.LOSSY or len(data) < 14:
             raise CorruptFile("not a lossy .vlae file")
         if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise CorruptFile("checksum of the file is not the stored one: damaged, cut short or lengthened")
@@ -96,11 +106,11 @@ class LossyFile:
         payload = reader.take(reader.varint("the payload's length", 8, len(data)), "the payload")
         if reader.at != len(reader.data) or len(payload) % 4 or (exponents > MAX_EXPONENT).any():
             raise CorruptFile("a lossy file whose fields do not add up")
-        _check_head(head)
+        _check_head(head, max_pixels)
         return cls(head, model, exponents.astype(np.int64), kl, bits, np.frombuffer(payload, "<u4").astype(np.uint32))
 
 
-def _check_head(head: Any) -> None:
+def _check_head(head: Any, max_pixels: int) -> None:
     if not isinstance(head, dict) or set(head) != {"source", "names", "size", "count"}:
         raise CorruptFile("the head of a lossy file has other fields than expected")
     archive.Source.from_json(head["source"])
@@ -108,8 +118,9 @@ def _check_head(head: Any) -> None:
     whole = (
         all(type(n) is int and n > 0 for n in [count, *size]) if isinstance(size, list) and len(size) == 2 else False
     )
-    if not whole or count * size[0] * size[1] > MAX_PIXELS:
-        raise CorruptFile(f"a lossy file of {count!r} images of {size!r} pixels")
+    if not whole:
+        raise CorruptFile(f"a lossy file of {str(count)[:20]} images of {str(size)[:40]} pixels")
+    container.check_size((count * size[0], size[1]), "the file", max_pixels)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) not in (0, count):
         raise CorruptFile(f"the names are not {count} pieces of text")
     archive.check_names(names, CorruptFile)
@@ -249,7 +260,10 @@ def decode_z(file: LossyFile, coder: ImageCoder) -> NDArray[np.int64]:
     message, lattice = Message.unflatten(file.words, 1), _Lattice(file.exponents)
     z = np.zeros((file.head["count"], coder.config.z_channels), np.int64)
     for c in range(z.shape[1]):
-        z[:, c] = lattice.pop(message, _column(coder.networks.prior(z), c), c)
+        # In parts, so that a count that is only claimed takes no memory before the message runs dry.
+        for first in range(0, len(z), PART):
+            part = z[first : first + PART]
+            part[:, c] = lattice.pop(message, _column(coder.networks.prior(part), c), c)
     if not message.empty:
         raise CorruptFile("bits are left over after the last z")
     return z
@@ -361,6 +375,8 @@ def _grid_kl(coder: Coder, mean: NDArray[np.int64], scale: NDArray[np.int64]) ->
 def decode_grid(file: LossyFile, coder: Coder) -> NDArray[np.int64]:
     """Z of a photograph, (rows, columns, z_channels); `CorruptFile` if it is damaged, or of another model's shape."""
     width, height = file.head["size"]
+    if file.head["count"] != 1:
+        raise CorruptFile(f"the file holds {file.head['count']} images, its model codes one photograph at a time")
     channels, patch = coder.config.z_channels, VLAEConfig.Z_PATCH
     if len(file.exponents) != channels:
         raise CorruptFile(f"the file codes {len(file.exponents)} channels of z, its model has {channels}")

@@ -135,7 +135,10 @@ def restore_metadata(image: Image.Image, metadata: dict[str, Any]) -> None:
                 if not isinstance(value, KEPT[key]):
                     raise ValueError(f"{key} is {value!r}")
                 image.info[key] = value
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError, OSError, SyntaxError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow reads the chunks of a PNG, and its decoders raise almost anything on damaged data.
         raise CorruptFile(f"the metadata cannot be restored: {error}") from None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import api, archive, container
+from . import api, archive, container, files
 from .chain import ImageCoder
 from .container import Mode
 from .errors import CorruptFile, UnknownModel, describe
@@ -61,7 +61,7 @@ def verify(paths: Sequence[Path], coding: Coding, *, jobs: int = 0) -> Generator
 
 def _verify(coding: Coding, path: Path) -> Finding:
     try:
-        return Finding(str(path), "ok", check(path.read_bytes(), coding))
+        return Finding(str(path), "ok", check(files.read_bytes(path), coding))
     except UnknownModel as error:
         return Finding(str(path), "unchecked", error=f"cannot be checked: {describe(error)}")
     except Exception as error:

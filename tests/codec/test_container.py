@@ -133,7 +133,7 @@ def test_other_files_are_told_apart(small_file: bytes) -> None:
 def test_sizes_are_checked_before_memory_is_taken() -> None:
     start = container.MAGIC + bytes([container.VERSION, Mode.FALLBACK])
     huge = start + container.write_varint(1 << 20) + container.write_varint(1 << 20) + bytes(8)
-    with pytest.raises(CorruptFile, match="the height is 1048576, expected 1..256"):
+    with pytest.raises(UnsupportedImage, match="1048576 x 1048576 pixels, more than 268435456; --max-pixels"):
         container.read(sealed(huge + bytes(20)))
     long = start + b"\x01\x01" + bytes(8) + b"\x00" + b"\x02\x01L" + container.write_varint(1 << 40)
     with pytest.raises(CorruptFile, match="payload's length"):
@@ -141,8 +141,6 @@ def test_sizes_are_checked_before_memory_is_taken() -> None:
     bomb = zlib.compress(b"[" * (1 << 25))
     with pytest.raises(CorruptFile, match="metadata"):
         container.read(sealed(start + b"\x01\x01" + bytes(8) + container.write_varint(len(bomb)) + bomb))
-    with pytest.raises(UnsupportedImage, match="at most"):
-        container.write(Header(Mode.FALLBACK, 1 << 15, 1 << 14, bytes(8)), b"")
 
 
 @pytest.mark.parametrize(

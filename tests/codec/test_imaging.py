@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import vlae_codec
-from vlae_codec import CorruptFile, Model, UnsupportedImage, fallback, imaging, metadata
+from vlae_codec import CorruptFile, Model, UnsupportedImage, container, fallback, imaging, metadata
 from vlae_codec.container import FallbackKind
 
 
@@ -89,7 +89,7 @@ def test_a_deflated_bomb_is_not_inflated() -> None:
 
 def test_sizes_beyond_the_limit_are_refused() -> None:
     with pytest.raises(UnsupportedImage, match="0 x 5 pixels"):
-        imaging.check_size((0, 5), "it")
+        container.check_size((0, 5), "it")
     header = b"P5 40000 40000 255\n"
     with pytest.raises(UnsupportedImage, match=r"40000 x 40000 pixels|exceeds limit"):
         imaging.open_image(header, "huge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -74,3 +75,12 @@ def test_tiny_model_files_do_not_depend_on_threads(threads: int, tmp_path: Path)
     settings = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
     tiny = str(GOLDEN / "tiny.safetensors")
     assert run(settings, 8192, tiny, "", tmp_path) == run({}, 300, tiny, "", tmp_path)
+
+
+def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
+    from vlae_codec.models import compiled
+
+    from vlae_codec import cdf, kernels
+
+    digest = hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in (cdf, compiled))).hexdigest()
+    assert digest.startswith(kernels._TAKEN_FROM), f"set kernels._TAKEN_FROM to {digest[:16]}"
