@@ -60,7 +60,7 @@ def header_length(data: bytes) -> int:
 
 
 @pytest.mark.parametrize(
-    "name", ["small", "small-gaps", "metadata", "palette-fallback", "webp", "archive-names",
+    "name", ["small", "small-gaps", "metadata", "palette-fallback", "webp", "archive-chain",
              "archive-single-array", "tiny-binary-lossy"],
 )  # fmt: skip
 def test_every_byte_of_every_header(subjects: dict[str, mutate.Subject], name: str) -> None:
