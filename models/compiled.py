@@ -151,7 +151,7 @@ def network_rows(net, image, top, t, skew, first, begin, end, features, ring, bo
         The masked layers' inputs at the last columns of each row; row y is at y mod R. Steps reach over at most R - 1
         rows, and the row above those is still wanted.
     boundary : array of float32, shape (blocks, W + 2, channels)
-        The same in the row above the stage.
+        The same in the row above the stage; without columns at the top of the image.
     """
     offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
     limits, spatial = net[11], net[12]
@@ -189,7 +189,7 @@ def network_rows(net, image, top, t, skew, first, begin, end, features, ring, bo
                     xx = x + place - 1
                     at = place * channels
                     above = boundary[block, xx + 1] if y == 0 else ring[block, (y - 1) % kept, xx & (RING - 1)]
-                    inside = 0 <= xx < width
+                    inside = 0 <= xx < width and (y > 0 or boundary.shape[1] > 0)
                     for c in range(channels):
                         gathered[i, at + c] = above[c] if inside else zero
             np.dot(gathered[:n], masked[block], acc[:n])

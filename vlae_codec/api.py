@@ -102,13 +102,15 @@ def _compress(
         header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
         data = _vlae(planes, kind, header, model, progress)
         del planes
-    if data is None or _fallback_may_win(_image_of(subject), len(data)):
+    image = _image_of(subject)
+    del subject
+    if data is None or _fallback_may_win(image, len(data)):
         header.mode = Mode.FALLBACK
-        header.fallback_kind, payload = smallest_fallback(_image_of(subject))
+        header.fallback_kind, payload = smallest_fallback(image)
         other = container.write(header, payload)
         if data is None or len(other) < len(data):
             data = other
-    del subject
+    del image
     if verify:
         try:
             _pixels(*container.read(data, container.MAX_SIDE**2), model, progress)

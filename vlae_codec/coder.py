@@ -398,8 +398,8 @@ class Coder:
         """The step-by-step pass of a stage in strides; yields the steps done and the stack's size (-1: ran dry)."""
         config, width = self.config, image.shape[1]
         rows = stage.bottom - stage.top
-        boundary = np.zeros((config.blocks, width + 2, config.channels), np.float32)
-        # Zero above the image; left untouched there, so that a width that is only claimed takes no memory.
+        # Nothing lies above the image, so that a width that is only claimed takes no memory.
+        boundary = np.zeros((config.blocks, width + 2 if stage.top else 0, config.channels), np.float32)
         if stage.top:
             for _ in self.parallel.bands(image, stage.top, stage.top, None, boundary):
                 pass

@@ -56,12 +56,13 @@ def jxl_plugin() -> bool:
 
 def digest_of(image: Image.Image) -> bytes:
     """`pixel_digest` of an image; a palette counts as part of its pixels."""
-    # In strips: the bytes of a whole large image would take as much memory again.
-    strips = (
-        image.crop((0, top, image.width, min(top + STRIP, image.height))).tobytes()
-        for top in range(0, image.height, STRIP)
-    )
-    return pixel_digest(image.mode, image.size, itertools.chain([palette_of(image)], strips))
+    return pixel_digest(image.mode, image.size, itertools.chain([palette_of(image)], _strips(image)))
+
+
+def _strips(image: Image.Image) -> Iterator[bytes]:
+    """The bytes of the pixels, some rows at a time: those of a whole large image would take as much memory again."""
+    for top in range(0, image.height, STRIP):
+        yield image.crop((0, top, image.width, min(top + STRIP, image.height))).tobytes()
 
 
 def palette_of(image: Image.Image) -> bytes:
@@ -127,8 +128,10 @@ def _split_palette(data: bytes) -> tuple[bytes, bytes]:
 
 def smallest_fallback(image: Image.Image) -> tuple[FallbackKind, bytes]:
     """The image in the smallest of the forms, without metadata."""
-    bare = image.copy()
-    bare.info = {}
+    bare = image
+    if image.info:
+        bare = image.copy()
+        bare.info = {}
     slow = bare.width * bare.height <= SLOW_PIXELS
     choices = [(FallbackKind.DEFLATE, raw(bare))]
     if bare.mode in PNG_MODES:
@@ -179,7 +182,11 @@ def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, i
 
 def raw(image: Image.Image) -> bytes:
     """The deflated palette and pixels."""
-    return zlib.compress(_with_palette(image, image.tobytes()), 9)
+    deflater = zlib.compressobj(9)
+    out = bytearray(deflater.compress(_with_palette(image, b"")))
+    for strip in _strips(image):
+        out += deflater.compress(strip)
+    return bytes(out + deflater.flush())
 
 
 def _from_raw(data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:

@@ -242,3 +242,11 @@ def test_version_and_help() -> None:
     for command in ("compress", "decompress", "info", "train", "export"):
         assert call(command, "--help").exit_code == 0
         assert command in call("--help").output
+
+
+def test_the_limit_of_pixels(tmp_path: Path, source: Path, packed: Path) -> None:
+    for command, path, out in (("compress", source, "out.vlae"), ("decompress", packed, "out.png")):
+        refused = call(command, path, "-o", tmp_path / out, "-m", TINY, "--max-pixels", "1999")
+        check_refused(refused, tmp_path, "50 x 40 pixels, more than 1999; --max-pixels raises the limit")
+        assert call(command, path, "-o", tmp_path / out, "-m", TINY, "--max-pixels", "2000").exit_code == 0
+        (tmp_path / out).unlink()

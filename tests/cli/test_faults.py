@@ -224,17 +224,13 @@ def test_a_source_that_is_written_to_while_it_is_read(tmp_path: Path) -> None:
 # -- an end in the middle --------------------------------------------------------------------------------------------
 
 
-def long_command(folder: Path) -> list[str]:
-    """Takes some minutes: an archive of very many binary images."""
-    array = folder / "in.npy"
-    if not array.exists():
-        np.save(array, np.tile(binary_images(400, 8), (200, 1, 1)))
-    return ["compress", str(array), "-o", str(folder / "out.vlae"), "-m", BINARY, "--segment", "20"]
-
-
 def test_ctrl_c(run: Commands, tmp_path: Path) -> None:
+    # Images enough for minutes.
+    array = tmp_path / "in.npy"
+    np.save(array, np.tile(binary_images(400, 8), (200, 1, 1)))
+    arguments = ("compress", array, "-o", tmp_path / "out.vlae", "-m", BINARY, "--segment", "20")
     # A shell's background jobs, such as a test run may be, ignore the signal and hand that down.
-    process = run.start(*long_command(tmp_path), before="signal.signal(signal.SIGINT, signal.default_int_handler)")
+    process = run.start(*arguments, before="signal.signal(signal.SIGINT, signal.default_int_handler)")
     time.sleep(0.7)
     os.kill(process, signal.SIGINT)
     check_one_line(run.finish(), "interrupted", code=130)

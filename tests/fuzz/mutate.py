@@ -144,6 +144,9 @@ def made() -> dict[str, bytes]:
     for first in (0, 6):
         writer.add_chain(bits[first : first + 6], [f"{i}.png" for i in range(first, first + 6)])
     files["archive-names"] = writer.finish()
+    writer = archives.ArchiveWriter(archives.Source("array", 1, shape=(3, 8, 8)), binary)
+    writer.add_chain(bits[:3], [])
+    files["archive-chain"] = writer.finish()
     files["lossy-photograph"] = lossy.encode_photograph(small, model, "a.png").to_bytes()
     return files
 
@@ -487,7 +490,8 @@ def mutant(subject: Subject, rng: random.Random, others: list[Subject]) -> tuple
     else:
         for _ in range(rng.choice([1, 1, 1, 2, 4])):
             data = _bytes(data, rng, other)
-    return (repaired(data, subject.kind, rng), True) if repair else (data, False)
+    # Two files may be joined to one that is whole.
+    return (repaired(data, subject.kind, rng), True) if repair else (data, any(data == each.data for each in others))
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
