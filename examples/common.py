@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.training.binary import binarise, load_binary
+from vlae_codec.models.training.export import load_average
+from vlae_codec.models.vlae import VLAE
 
 from vlae_codec import Model, cdf, load_model, lossy
 from vlae_codec.archive import Source
 from vlae_codec.chain import MAX_BATCH, ImageCoder
 from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError
 from vlae_codec.evaluate import draw_posterior
-from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.training.binary import binarise, load_binary
-from vlae_codec.models.training.export import load_average
-from vlae_codec.models.vlae import VLAE
 
 #: Inches and dots per inch: 1600 pixels, twice the width at which a README shows them.
 WIDTH, DPI = 8.0, 200
