@@ -43,8 +43,8 @@ def plot(results: list[Result]) -> Figure:
     figure = Figure((WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
     names, kl, pixels = zip(*results, strict=True)
-    below = axes.bar(range(len(names)), kl, 0.65, color="C1", label="z: KL(q(z | x) || p(z))")
-    above = axes.bar(range(len(names)), pixels, 0.65, bottom=kl, color="C0", label="pixels: -log p(x | z, window)")
+    below = axes.bar(range(len(names)), kl, 0.65, color="#fdae6b", label="z: KL(q(z | x) || p(z))")
+    above = axes.bar(range(len(names)), pixels, 0.65, bottom=kl, color="#9ecae1", label="pixels: -log p(x | z, window)")
     total = np.add(kl, pixels)
     axes.bar_label(above, [f"{value:.1f}" for value in total], padding=2, fontweight="bold")
     for bars, values in ((below, kl), (above, pixels)):
