@@ -49,6 +49,13 @@ def arguments(
     return parser
 
 
+def count(text: str) -> int:
+    """A number of images, for ``type`` of an argument."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script: errors that users can cause become one line on stderr and exit code 1."""
     try:
@@ -105,7 +112,10 @@ def label_of(name: str) -> str:
 
 
 def latents(encoder: Model | VLAE, images: NDArray[np.uint8], rng: np.random.Generator | None = None) -> NDArray:
-    """Means of q(z | x), float (N, z_channels), or one draw for each image where ``rng`` is given."""
+    """Means of q(z | x), float (N, z_channels), or one draw for each image where ``rng`` is given.
+
+    Where the posterior is a flow, what the flow makes of its base's mean stands for the mean.
+    """
     parts = np.split(images, range(MAX_BATCH, len(images), MAX_BATCH))
     return np.concatenate([_latents(encoder, part, rng) for part in parts])
 

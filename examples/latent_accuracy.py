@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from common import arguments, config_of, label_of, latents, load_images, load_labels, open_encoder, run
+from common import arguments, config_of, count, label_of, latents, load_images, load_labels, open_encoder, run
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
@@ -43,8 +43,8 @@ def main() -> None:
     """Read the command line, print the table."""
     parser = arguments(__doc__, data=True)
     parser.add_argument("-m", "--model", action="append", required=True, help="model or checkpoint (.pt); repeatable")
-    parser.add_argument("--train-images", type=int, help="only the first so many of the train split")
-    parser.add_argument("--images", type=int, help="only the first so many of the valid split")
+    parser.add_argument("--train-images", type=count, help="only the first so many of the train split")
+    parser.add_argument("--images", type=count, help="only the first so many of the valid split")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     limits = {"train": given.train_images, "valid": given.images}

@@ -8,7 +8,7 @@ The labels are not used for the map, only for its colours. --model may be a trai
 from __future__ import annotations
 
 import numpy as np
-from common import WIDTH, arguments, config_of, latents, load_images, load_labels, open_encoder, run, save
+from common import WIDTH, arguments, config_of, count, latents, load_images, load_labels, open_encoder, run, save
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -37,7 +37,7 @@ def plot(places: NDArray, labels: NDArray[np.int64], title: str) -> Figure:
 def main() -> None:
     """Read the command line, write the picture."""
     parser = arguments(__doc__, data=True, output=True, models="model for binary images, or a checkpoint (.pt)")
-    parser.add_argument("--images", type=int, default=2000, help="images on the map (default: 2000)")
+    parser.add_argument("--images", type=count, default=2000, help="images on the map (default: 2000)")
     parser.add_argument("--method", choices=("tsne", "pca"), default="tsne", help="default: tsne")
     given = parser.parse_args()
     encoder = open_encoder(given.model)

@@ -13,7 +13,7 @@ import json
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import arguments, encode_lossy, load_images, load_labels, open_model, run
+from common import arguments, count, encode_lossy, load_images, load_labels, open_model, run
 from numpy.typing import NDArray
 from torch import nn
 
@@ -60,7 +60,7 @@ def main() -> None:
     """Read the command line, print the table."""
     parser = arguments(__doc__, data=True, models="model for binary images")
     parser.add_argument("--fidelity", type=float, nargs="+", default=[lossy.FIDELITY], help="as for vlae-codec lossy")
-    parser.add_argument("--images", type=int, default=2000, help="images of the valid split (default: 2000)")
+    parser.add_argument("--images", type=count, default=2000, help="images of the valid split (default: 2000)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     model = open_model(given.model)

@@ -8,7 +8,7 @@ The first row shows images of the valid split, each further row one draw from p(
 from __future__ import annotations
 
 import numpy as np
-from common import arguments, encode_lossy, load_images, open_model, run, save, show_tiles
+from common import arguments, count, encode_lossy, load_images, open_model, run, save, show_tiles
 from numpy.typing import NDArray
 
 from vlae_codec import Model, lossy
@@ -28,9 +28,9 @@ def draw_again(
 def main() -> None:
     """Read the command line, write the picture."""
     parser = arguments(__doc__, data=True, output=True, models="model for binary images")
-    parser.add_argument("--images", type=int, default=1000, help="images that are coded (default: 1000)")
-    parser.add_argument("--show", type=int, default=16, help="how many of them are shown (default: 16)")
-    parser.add_argument("--draws", type=int, default=3, help="reconstructions of each (default: 3)")
+    parser.add_argument("--images", type=count, default=1000, help="images that are coded (default: 1000)")
+    parser.add_argument("--show", type=count, default=16, help="how many of them are shown (default: 16)")
+    parser.add_argument("--draws", type=count, default=3, help="reconstructions of each (default: 3)")
     parser.add_argument("--fidelity", type=float, default=lossy.FIDELITY, help="as for vlae-codec lossy")
     given = parser.parse_args()
     model = open_model(given.model)

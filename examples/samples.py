@@ -6,7 +6,7 @@ python examples/samples.py --model dynamic-mnist -o samples.png
 from __future__ import annotations
 
 import numpy as np
-from common import arguments, open_model, run, save, show_tiles
+from common import arguments, count, open_model, run, save, show_tiles
 from numpy.typing import NDArray
 
 from vlae_codec import Model, lossy
@@ -23,8 +23,8 @@ def draw(model: Model, count: int, seed: int) -> NDArray[np.uint8]:
 def main() -> None:
     """Read the command line, write the picture."""
     parser = arguments(__doc__, output=True, models="model for binary images")
-    parser.add_argument("--rows", type=int, default=6, help="rows of samples (default: 6)")
-    parser.add_argument("--columns", type=int, default=16, help="samples in a row (default: 16)")
+    parser.add_argument("--rows", type=count, default=6, help="rows of samples (default: 6)")
+    parser.add_argument("--columns", type=count, default=16, help="samples in a row (default: 16)")
     given = parser.parse_args()
     model = open_model(given.model)
     samples = draw(model, given.rows * given.columns, given.seed)
