@@ -31,6 +31,25 @@ assert vlae_codec.decompress(data, model).tobytes() == image.tobytes()
 sys.stdout.buffer.write(data)
 """
 
+# The same for an archive of binary images.
+ARCHIVE_SCRIPT = """
+import io, sys
+import numpy as np
+import vlae_codec
+from vlae_codec.models import batch
+
+sys.path.insert(0, sys.argv[1])
+from conftest import binary_images
+
+batch.CHUNK = int(sys.argv[2])
+model = vlae_codec.load_model("static-mnist", "cpu")
+images = binary_images(90, 28)
+data = vlae_codec.archive_array(images, model, verify=False)
+for each in [data, *(open(path, "rb").read() for path in sys.argv[3:])]:
+    assert np.array_equal(vlae_codec.Archive(io.BytesIO(each), model).array(), images)
+sys.stdout.buffer.write(data)
+"""
+
 SETTINGS = [
     {},
     {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
@@ -41,8 +60,12 @@ SETTINGS = [
 
 
 def run(settings: dict[str, str], band: int, model: str, reference: str, cache: Path) -> bytes:
+    return run_script(settings, cache, SCRIPT, str(band), str(EXAMPLES / "lake.png"), model, reference)
+
+
+def run_script(settings: dict[str, str], cache: Path, *arguments: str) -> bytes:
     environment = os.environ | settings | {"NUMBA_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-c", SCRIPT, str(band), str(EXAMPLES / "lake.png"), model, reference]
+    command = [sys.executable, "-c", *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert result.returncode == 0, result.stderr.decode()
     return result.stdout
@@ -60,6 +83,20 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("band", [8192, 500])
 def test_the_same_bytes_everywhere(settings: dict[str, str], band: int, reference: Path, tmp_path: Path) -> None:
     assert run(settings, band, "photo", str(reference), reference.parent / "cache") == reference.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reference_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    path = folder / "reference.vlae"
+    path.write_bytes(run_script({}, folder / "cache", ARCHIVE_SCRIPT, str(GOLDEN.parent), "32"))
+    return path
+
+
+@pytest.mark.parametrize("settings", SETTINGS[1:], ids=lambda s: " ".join(f"{k}={v}" for k, v in s.items()))
+def test_the_same_archive_everywhere(settings: dict[str, str], reference_archive: Path) -> None:
+    arguments = [ARCHIVE_SCRIPT, str(GOLDEN.parent), "7", str(reference_archive)]
+    assert run_script(settings, reference_archive.parent / "cache", *arguments) == reference_archive.read_bytes()
 
 
 def test_the_test_picture_is_coded_by_the_model(reference: Path) -> None:
