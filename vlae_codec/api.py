@@ -12,7 +12,7 @@ from .ans import Message
 from .coder import SMALL, Alphabet, Progress, no_progress
 from .container import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, pixel_digest
 from .errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
-from .fallback import digest_of, quick_size, read_fallback, smallest_fallback
+from .fallback import digest_of, quick_size, read_fallback, smallest_fallback, values_of
 from .metadata import metadata_of, metadata_of_file, restore_metadata
 from .registry import Model, find_model, load_model
 from .schedule import StageKind
@@ -79,11 +79,7 @@ Subject = np.ndarray | Image.Image
 
 
 def _subject(image: Image.Image) -> Subject:
-    return np.asarray(image) if image.mode in CODED_MODES else image
-
-
-def _image_of(subject: Subject) -> Image.Image:
-    return subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
+    return values_of(image) if image.mode in CODED_MODES else image
 
 
 def _compress(
@@ -102,15 +98,17 @@ def _compress(
         header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
         data = _vlae(planes, kind, header, model, progress)
         del planes
-    image = _image_of(subject)
-    del subject
-    if data is None or _fallback_may_win(image, len(data)):
+    if isinstance(subject, Image.Image) or _fallback_may_win(subject, len(data or b"")):
+        image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
+        del subject
         header.mode = Mode.FALLBACK
         header.fallback_kind, payload = smallest_fallback(image)
         other = container.write(header, payload)
         if data is None or len(other) < len(data):
             data = other
-    del image
+        del image
+    else:
+        del subject
     if verify:
         try:
             _pixels(*container.read(data, container.MAX_SIDE**2), model, progress)
@@ -268,8 +266,8 @@ def encode_as(
     return container.write(header, message.flatten().astype("<u4").tobytes())
 
 
-def _fallback_may_win(image: Image.Image, size: int) -> bool:
-    return image.width * image.height * 3 <= SMALL or quick_size(image) < FALLBACK_SHARE * size
+def _fallback_may_win(values: np.ndarray, size: int) -> bool:
+    return values.shape[0] * values.shape[1] * 3 <= SMALL or quick_size(values) < FALLBACK_SHARE * size
 
 
 def _encode_alpha(values: np.ndarray) -> bytes:

@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .container import FallbackKind, pixel_digest
@@ -59,6 +61,15 @@ def digest_of(image: Image.Image) -> bytes:
     return pixel_digest(image.mode, image.size, itertools.chain([palette_of(image)], _strips(image)))
 
 
+def values_of(image: Image.Image) -> NDArray[np.uint8]:
+    """What `numpy.asarray` gives of an image of 8 bits per channel, (H, W[, C]), without a second copy on the way."""
+    channels = len(image.getbands())
+    values = np.empty((image.height, image.width, *([channels] if channels > 1 else [])), np.uint8)
+    for top in range(0, image.height, STRIP):
+        values[top : top + STRIP] = np.asarray(image.crop((0, top, image.width, min(top + STRIP, image.height))))
+    return values
+
+
 def _strips(image: Image.Image) -> Iterator[bytes]:
     """The bytes of the pixels, some rows at a time: those of a whole large image would take as much memory again."""
     for top in range(0, image.height, STRIP):
@@ -72,22 +83,21 @@ def palette_of(image: Image.Image) -> bytes:
     return image.palette.mode.encode() + b"\n" + bytes(image.palette.tobytes())
 
 
-def quick_size(image: Image.Image) -> float:
+def quick_size(values: NDArray[np.uint8]) -> float:
     """Bytes of a quick lossless WebP or quickly deflated pixels, to judge whether slow forms are worth making.
 
-    Of a large image, what its whole would take going by a few strips.
+    Of a large image, uint8 (H, W[, C]), what its whole would take going by a few strips.
     """
-    step = -(-image.width * image.height // SAMPLED_PIXELS)
-    rows = min(STRIP, image.height)
-    tops = range(0, image.height - rows + 1, rows * step)
-    return sum(_quick_size(image.crop((0, top, image.width, top + rows))) for top in tops) * (
-        image.height / (rows * len(tops))
-    )
+    height, width = values.shape[:2]
+    step = -(-height * width // SAMPLED_PIXELS)
+    rows = min(STRIP, height)
+    strips = [values[top : top + rows] for top in range(0, height - rows + 1, rows * step)]
+    return sum(_quick_size(Image.fromarray(strip)) for strip in strips) * height / (rows * len(strips))
 
 
 def _quick_size(image: Image.Image) -> int:
     size = len(zlib.compress(image.tobytes(), 1))
-    if image.mode in WEBP_MODES and max(image.size) <= WEBP_SIDE:
+    if max(image.size) <= WEBP_SIDE:
         plain = _plain(image, WEBP_MODES[image.mode])
         size = min(size, len(saved(plain, "WEBP", lossless=True, quality=20, method=1, exact=True)))
     return size
