@@ -673,7 +673,7 @@ class Archive:
             raise CorruptFile("a chain of images names a model for photographs")
         side = coder.config.image_size
         container.check_size((segment.count * side, side), "the segment", self.max_pixels)
-        if any(batch.kind is not StageKind.WITHOUT_Z for batch in chain.batches) != bool(coder.config.z_channels):
+        if any((batch.kind is StageKind.WITHOUT_Z) == bool(coder.config.z_channels) for batch in chain.batches):
             raise CorruptFile("the segment's batches are not of the kind that its model codes")
         if len(chain.payload) % 4:
             raise CorruptFile(f"the payload has {len(chain.payload)} bytes, expected a multiple of 4")

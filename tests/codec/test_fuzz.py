@@ -174,6 +174,21 @@ def test_a_batch_is_never_larger_than_an_encoder_makes_it(binary_model: Model) -
         reader._chain(segment)
 
 
+def test_a_batch_without_z_among_those_with() -> None:
+    model = load_model(GOLDEN / "tiny-binary-vae.safetensors", "cpu")
+    packed = archive.archive_array(binary_images(7, 8), model)
+    reader = Archive(io.BytesIO(packed), model)
+    batches = reader._chain(reader.segments[0]).batches
+    assert len(batches) > 1
+    # The last batch's kind is the lowest two bits of its one byte.
+    parts = mutate.sections(packed)[:-1]
+    coded = bytes(batch.count << 2 | batch.kind for batch in batches)
+    changed = parts[1][1].replace(coded, coded[:-1] + bytes([batches[-1].count << 2]))
+    assert changed != parts[1][1]
+    with pytest.raises(CorruptFile, match="not of the kind that its model codes"):
+        resealed([parts[0], (parts[1][0], changed)]).array()
+
+
 def test_a_model_that_sees_nothing() -> None:
     with pytest.raises(UnknownModel, match="neither a window nor z"):
         VLAEConfig(image_size=8, window_rows=0, window_left=0, window_right=0, spatial=False, z_channels=0)
