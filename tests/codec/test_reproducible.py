@@ -115,8 +115,9 @@ def test_tiny_model_files_do_not_depend_on_threads(threads: int, tmp_path: Path)
 
 
 def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
-    from vlae_codec import cdf, kernels
     from vlae_codec.models import compiled
+
+    from vlae_codec import cdf, kernels
 
     digest = hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in (cdf, compiled))).hexdigest()
     assert digest.startswith(kernels._TAKEN_FROM), f"set kernels._TAKEN_FROM to {digest[:16]}"
