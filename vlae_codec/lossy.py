@@ -30,8 +30,8 @@ from .schedule import wavefront
 
 #: How much a nat of log q(z | x) counts against a nat of code length when the lattice's steps are chosen.
 FIDELITY = 2.5
-#: How much more it counts when a place on the lattice is chosen: on a coarse lattice the nearest place costs little more
-#: than the cheapest, and more digits are recognised.
+#: How much more it counts when a place on the lattice is chosen: on a coarse lattice the nearest place costs little
+#: more than the cheapest, and more digits are recognised.
 CLOSENESS = 4.0
 #: Draws that `mean` averages when no number is given.
 MEAN_SAMPLES = 16
