@@ -169,7 +169,7 @@ def test_sources_that_cannot_be_read(run: Commands, tmp_path: Path) -> None:
     out = tmp_path / "out"
     check_one_line(run("compress", tmp_path / "missing.png", "-o", out, "-m", TINY), "missing.png", "No such file")
     check_one_line(run("compress", tmp_path / "broken.png", "-o", out, "-m", TINY), "broken.png", "No such file")
-    check_one_line(run("decompress", tmp_path / "folder.vlae", "-o", out), "folder.vlae", "Is a directory")
+    check_one_line(run("decompress", tmp_path / "folder.vlae", "-o", out), "folder.vlae is a folder", "--output")
     assert not out.exists()
 
 
