@@ -63,8 +63,10 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         self.streams = [os.devnull, str(folder / "stdout"), str(folder / "stderr")]
+        # One thread: where memory is too short to start another, OpenMP and numba wait for it for ever.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
     def start(self, *arguments: str | Path, before: str = "", stdout: str = "") -> int:
