@@ -93,6 +93,8 @@ def files_bar(quiet: bool, what: str, count: int) -> Iterator[Callable[[int], ob
     from tqdm import tqdm
 
     shown = not quiet and sys.stderr.isatty()
+    # No thread that wakes up slow bars.
+    tqdm.monitor_interval = 0
     with tqdm(total=count, desc=what, unit="file", disable=not shown, leave=False) as bar:
         yield bar.update
 

@@ -62,6 +62,8 @@ def progress_bar(quiet: bool, what: str, pixels: int | None) -> Iterator[Callabl
     from tqdm import tqdm
 
     shown = not quiet and sys.stderr.isatty()
+    # No thread that wakes up slow bars.
+    tqdm.monitor_interval = 0
     layout = "{desc}: {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left"
     if pixels is None:
         layout = "{desc}: {n_fmt}, {rate_noinv_fmt}"

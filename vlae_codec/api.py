@@ -86,7 +86,7 @@ def _compress(
     subject: Subject, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress
 ) -> bytes:
     """Of a large image only one copy lives at a time, if the caller keeps none."""
-    data: bytes | None = None
+    data = b""
     if isinstance(subject, Image.Image):
         header = Header(Mode.FALLBACK, *subject.size, digest_of(subject), metadata, pillow_mode=subject.mode)
     else:
@@ -98,13 +98,13 @@ def _compress(
         header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
         data = _vlae(planes, kind, header, model, progress)
         del planes
-    if isinstance(subject, Image.Image) or _fallback_may_win(subject, len(data or b"")):
+    if isinstance(subject, Image.Image) or _fallback_may_win(subject, len(data)):
         image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
         del subject
         header.mode = Mode.FALLBACK
         header.fallback_kind, payload = smallest_fallback(image)
         other = container.write(header, payload)
-        if data is None or len(other) < len(data):
+        if not data or len(other) < len(data):
             data = other
         del image
     else:
