@@ -90,8 +90,8 @@ def decompress(
         return
     batch.refuse()
     if not single:
-        found = f"{sources[0]} is a folder" if len(sources) == 1 else "several files"
-        raise VlaeError(f"{found}: the output must be a folder too; give --output with a / at its end")
+        found = f"{sources[0]} is a folder, its files" if len(sources) == 1 else "several files"
+        raise VlaeError(f"{found} need a folder as output: give --output with a / at its end")
     use_threads(threads)
     device = choose_device(device)
     given = load_model(model_name, device) if model_name else None

@@ -359,7 +359,7 @@ def _decode(header: Header, payload: bytes, model: Model | None, progress: Progr
         raise CorruptFile(f"the file codes z, which model {model.name} does not have")
     if len(payload) % 4:
         raise CorruptFile(f"the payload has {len(payload)} bytes, expected a multiple of 4")
-    words = np.frombuffer(payload, "<u4").astype(np.uint32)
+    words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
     message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet(header.occurring)
     planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
