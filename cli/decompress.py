@@ -132,11 +132,11 @@ def _restore_image(
     from vlae_codec.registry import find_model
 
     original = str(api.info(data)["name"])
-    suffix = Path(output or "").suffix
     if output is None:
         if not original:
             raise UnsupportedImage("the file does not name its source; name an output with --output")
         output = original
+    suffix = Path(output).suffix
     files.check_writable(output, force)
     as_it_was = output == files.STANDARD or suffix.lower() == Path(original).suffix.lower()
     if container.mode_of(data) is container.Mode.STORED:

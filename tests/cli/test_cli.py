@@ -14,6 +14,7 @@ from conftest import EXAMPLES, GOLDEN, picture, vlae_file
 from PIL import Image
 from vlae_codec.cli import main
 
+import vlae_codec
 from vlae_codec import imaging, load_model
 from vlae_codec.schedule import StageKind
 
@@ -104,6 +105,29 @@ def test_a_whole_photograph_takes_what_the_elbo_says(tmp_path: Path) -> None:
     assert what["elbo_bits"] / 8 < what["file_bytes"] <= 1.003 * what["elbo_bits"] / 8 + 200
     assert call("decompress", out, "-o", tmp_path / "lake.png").exit_code == 0
     assert np.array_equal(pixels(tmp_path / "lake.png"), pixels(EXAMPLES / "lake.png"))
+
+
+def test_without_an_output_the_source_comes_back(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jpeg = tmp_path / "a.jpg"
+    Image.fromarray(picture("smooth", 30, 20)).save(jpeg)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    for path in (source, jpeg):
+        result = call("compress", path, "-o", "packed.vlae", "-m", TINY, "--force")
+        assert result.exit_code == 0, result.output
+        assert call("decompress", "packed.vlae").exit_code == 0
+        assert np.array_equal(pixels(tmp_path / "out" / path.name), pixels(path))
+    assert "its format loses pixels" in result.stderr
+    assert "its format loses pixels" in call("info", "packed.vlae").stdout
+    assert (tmp_path / "out" / "a.jpg").read_bytes() == jpeg.read_bytes()
+    assert call("decompress", "packed.vlae", "-o", "b.jpeg").exit_code == 0
+    assert (tmp_path / "out" / "b.jpeg").read_bytes() == jpeg.read_bytes()
+    refused = call("decompress", "packed.vlae", "-o", "b.png")
+    assert (refused.exit_code, "cannot become .png" in refused.stderr) == (1, True)
+    (tmp_path / "out" / "nameless.vlae").write_bytes(
+        vlae_codec.compress(picture("smooth", 9, 9), load_model(TINY, "cpu"))
+    )
+    assert "name an output with --output" in call("decompress", "nameless.vlae").stderr
 
 
 def test_info_names_every_part(packed: Path) -> None:
