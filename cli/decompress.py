@@ -132,27 +132,27 @@ def _restore_image(
     from vlae_codec.registry import find_model
 
     original = str(api.info(data)["name"])
-    if output is None:
-        if not original:
-            raise UnsupportedImage("the file does not name its source; name an output with --output")
-        output = original
-    suffix = Path(output).suffix
-    files.check_writable(output, force)
-    as_it_was = output == files.STANDARD or suffix.lower() == Path(original).suffix.lower()
+    if output is None and not original:
+        raise UnsupportedImage("the file does not name its source; name an output with --output")
+    files.check_writable(output or original, force)
+    suffix = Path(output or original).suffix
+    as_it_was = output in (None, files.STANDARD) or suffix.lower() == Path(original).suffix.lower()
     if container.mode_of(data) is container.Mode.STORED:
-        if not as_it_was and suffix and imaging.format_of(output) != imaging.format_of(original):
+        if not as_it_was and suffix and imaging.format_of(output or "") != imaging.format_of(original):
             raise UnsupportedImage(
                 f"the file holds {original or 'its source'} as it is, which cannot become {suffix}: decompress it "
                 "without --output, then convert"
             )
-        return output, api.restore_file(data)[1]
+        return output or original, api.restore_file(data)[1]
     header, _ = container.read(data, max_pixels)
     if header.mode is container.Mode.VLAE and model is None:
         model = find_model(header.model_id, device)
-    if as_it_was:
-        return output, api.restore_file(data, model, progress=update, max_pixels=max_pixels)[1]
+    # The pixels of a JPEG come back as a PNG, under a name that says so.
+    if output in (None, files.STANDARD) or (as_it_was and imaging.format_of(original) in imaging.RESTORED):
+        name, encoded = api.restore_file(data, model, progress=update, max_pixels=max_pixels)
+        return output or name, encoded
     image = api.decompress(data, model, progress=update, max_pixels=max_pixels)
-    return output, imaging.encode_output(image, suffix, header.metadata)
+    return output or original, imaging.encode_output(image, suffix, header.metadata)
 
 
 def _restore_archive(archive: Archive, output: str, select: tuple[str, ...], force: bool, quiet: bool) -> None:

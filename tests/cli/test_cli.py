@@ -124,6 +124,13 @@ def test_without_an_output_the_source_comes_back(tmp_path: Path, source: Path, m
     assert (tmp_path / "out" / "b.jpeg").read_bytes() == jpeg.read_bytes()
     refused = call("decompress", "packed.vlae", "-o", "b.png")
     assert (refused.exit_code, "cannot become .png" in refused.stderr) == (1, True)
+    assert call("compress", jpeg, "-o", "coded.vlae", "-m", TINY, "--pixels").exit_code == 0
+    refused = call("decompress", "coded.vlae", "-o", "c.jpg")
+    assert (refused.exit_code, "does not keep" in refused.stderr, Path("c.jpg").exists()) == (1, True, False)
+    assert call("decompress", "coded.vlae", "--force").exit_code == 0
+    with Image.open("a.jpg.png") as image:
+        assert (image.format, image.tobytes()) == ("PNG", Image.open(jpeg).tobytes())
+    assert Path("a.jpg").read_bytes() == jpeg.read_bytes()
     (tmp_path / "out" / "nameless.vlae").write_bytes(
         vlae_codec.compress(picture("smooth", 9, 9), load_model(TINY, "cpu"))
     )
