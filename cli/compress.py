@@ -64,10 +64,12 @@ def compress(
       vlae-codec compress my/photographs -o packed/ --recursive
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
-    from vlae_codec import api, archive, files, folders
-    from vlae_codec.archive import SEGMENT, find_images, is_array, load_array
-    from vlae_codec.chain import ImageCoder
-    from vlae_codec.container import Reason
+    from vlae_codec import files, folders
+    from vlae_codec.coding.binary import ImageCoder
+    from vlae_codec.formats import archive
+    from vlae_codec.formats import single as api
+    from vlae_codec.formats.archive import SEGMENT, find_images, is_array, load_array
+    from vlae_codec.formats.header import Reason
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
     if is_folder(output):

@@ -15,8 +15,8 @@ from .options import coding_options, complete_path, note, progress_bar, size_opt
 if TYPE_CHECKING:
     import numpy as np
 
-    from vlae_codec.archive import Archive
-    from vlae_codec.lossy import LossyFile
+    from vlae_codec.formats.archive import Archive
+    from vlae_codec.formats.lossy import LossyFile
     from vlae_codec.registry import Model
 
 
@@ -71,11 +71,13 @@ def decompress(
       vlae-codec decompress digits.vlae -o digits.npy
       vlae-codec decompress photographs.vlae --select holiday/1.png -o 1.png
     """
-    from vlae_codec import api, container, files, folders
-    from vlae_codec.archive import Archive
-    from vlae_codec.container import Mode
+    from vlae_codec import files, folders
     from vlae_codec.errors import VlaeError
-    from vlae_codec.lossy import LossyFile, find_lossy_model
+    from vlae_codec.formats import header as container
+    from vlae_codec.formats import single as api
+    from vlae_codec.formats.archive import Archive
+    from vlae_codec.formats.header import Mode
+    from vlae_codec.formats.lossy import LossyFile, find_lossy_model
     from vlae_codec.registry import choose_device, load_model
 
     single = len(sources) == 1 and not Path(sources[0]).is_dir()
@@ -127,8 +129,11 @@ def _restore_image(
     max_pixels: int,
 ) -> tuple[str, bytes]:  # fmt: skip
     """Where a single image goes, and the bytes of its file; the place is checked before any work."""
-    from vlae_codec import api, container, files, imaging
+    from vlae_codec import files
     from vlae_codec.errors import UnsupportedImage
+    from vlae_codec.formats import header as container
+    from vlae_codec.formats import single as api
+    from vlae_codec.images import io as imaging
     from vlae_codec.registry import find_model
 
     original = str(api.info(data)["name"])
@@ -156,9 +161,9 @@ def _restore_image(
 
 
 def _restore_archive(archive: Archive, output: str, select: tuple[str, ...], force: bool, quiet: bool) -> None:
-    from vlae_codec import archive as archives
     from vlae_codec import files
     from vlae_codec.errors import CorruptFile
+    from vlae_codec.formats import archive as archives
 
     indices = [archive.index_of(name) for name in select] or range(len(archive))
     if archive.source.kind == "array" and not select and archives.is_array(output):
@@ -191,8 +196,10 @@ def _restore_lossy(
 ) -> None:
     from PIL import Image
 
-    from vlae_codec import archive as archives
-    from vlae_codec import files, imaging, lossy
+    from vlae_codec import files
+    from vlae_codec.formats import archive as archives
+    from vlae_codec.formats import lossy
+    from vlae_codec.images import io as imaging
 
     draws = lossy.reconstruct(file, model, samples=samples, seed=seed, mean=how == "mean")
     source = archives.Source.from_json(file.head["source"])

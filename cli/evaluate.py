@@ -45,13 +45,12 @@ def evaluate(
       vlae-codec eval static_mnist.npz --model static-mnist --samples 4096 --limit 100
     """
     import numpy as np
+    from vlae_codec.models.training.binary import binarise, load_binary
+    from vlae_codec.models.training.evaluate import checkpoint_elbo
+    from vlae_codec.models.training.export import load_average
 
     from vlae_codec.evaluate import evaluate as measure
     from vlae_codec.registry import choose_device, load_model
-
-    from ..models.training.binary import binarise, load_binary
-    from ..models.training.evaluate import checkpoint_elbo
-    from ..models.training.export import load_average
 
     use_threads(threads)
     device = choose_device(device)

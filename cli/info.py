@@ -21,9 +21,11 @@ def info(source: str, as_json: bool) -> None:
     """
     import io
 
-    from vlae_codec import api, container, files
-    from vlae_codec.archive import Archive
-    from vlae_codec.lossy import LossyFile
+    from vlae_codec import files
+    from vlae_codec.formats import header as container
+    from vlae_codec.formats import single as api
+    from vlae_codec.formats.archive import Archive
+    from vlae_codec.formats.lossy import LossyFile
 
     data = files.read_bytes(source)
     mode = container.mode_of(data)

@@ -13,8 +13,8 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_images(source: Path, as_json: bool) -> None:
     """List the images in the archive SOURCE, in order, without decoding them."""
-    from vlae_codec.archive import Archive
     from vlae_codec.errors import CorruptFile
+    from vlae_codec.formats.archive import Archive
 
     with Archive.open(source) as archive:
         names = archive.names

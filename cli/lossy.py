@@ -41,11 +41,13 @@ def lossy(
       vlae-codec lossy digits.npy -o digits.vlae --model static-mnist
       vlae-codec decompress digits.vlae -o drawn.npy --seed 1
     """
-    from vlae_codec import archive, files, imaging
-    from vlae_codec import lossy as codes
-    from vlae_codec.archive import Source, find_images, is_array, load_array, open_binary, to_binary
-    from vlae_codec.chain import ImageCoder
+    from vlae_codec import files
+    from vlae_codec.coding.binary import ImageCoder
     from vlae_codec.errors import UnsupportedImage
+    from vlae_codec.formats import archive
+    from vlae_codec.formats import lossy as codes
+    from vlae_codec.formats.archive import Source, find_images, is_array, load_array, open_binary, to_binary
+    from vlae_codec.images import io as imaging
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
     files.check_writable(output, force)

@@ -72,9 +72,8 @@ def train(
       vlae-codec train --config vlae --data static_mnist.npz -o run
     """
     import torch
-
-    from ..models.presets import PRESETS, preset
-    from ..models.training.loop import Progress, Trainer
+    from vlae_codec.models.training.loop import Progress, Trainer
+    from vlae_codec.models.training.presets import PRESETS, preset
 
     if preset_name == "help":
         for name, each in PRESETS.items():

@@ -17,11 +17,13 @@ from vlae_codec.models.training.binary import binarise, load_binary
 from vlae_codec.models.training.export import load_average
 from vlae_codec.models.vlae import VLAE
 
-from vlae_codec import Model, cdf, load_model, lossy
-from vlae_codec.archive import Source
-from vlae_codec.chain import MAX_BATCH, ImageCoder
+from vlae_codec import Model, load_model
+from vlae_codec.coding.binary import MAX_BATCH, ImageCoder
+from vlae_codec.entropy import cdf
 from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError
 from vlae_codec.evaluate import draw_posterior
+from vlae_codec.formats import lossy
+from vlae_codec.formats.archive import Source
 
 #: Inches and dots per inch: 1600 pixels, twice the width at which a README shows them.
 WIDTH, DPI = 8.0, 200

@@ -17,7 +17,7 @@ from common import arguments, count, encode_lossy, load_images, load_labels, ope
 from numpy.typing import NDArray
 from torch import nn
 
-from vlae_codec import lossy
+from vlae_codec.formats import lossy
 
 
 def train_classifier(images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, epochs: int = 3) -> nn.Module:

@@ -11,8 +11,9 @@ import numpy as np
 from common import arguments, count, encode_lossy, load_images, open_model, run, save, show_tiles
 from numpy.typing import NDArray
 
-from vlae_codec import Model, lossy
-from vlae_codec.chain import ImageCoder
+from vlae_codec import Model
+from vlae_codec.coding.binary import ImageCoder
+from vlae_codec.formats import lossy
 
 
 def draw_again(

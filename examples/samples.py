@@ -9,8 +9,9 @@ import numpy as np
 from common import arguments, count, open_model, run, save, show_tiles
 from numpy.typing import NDArray
 
-from vlae_codec import Model, lossy
-from vlae_codec.chain import ImageCoder
+from vlae_codec import Model
+from vlae_codec.coding.binary import ImageCoder
+from vlae_codec.formats import lossy
 
 
 def draw(model: Model, count: int, seed: int) -> NDArray[np.uint8]:

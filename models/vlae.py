@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .binary import ImageEncoder, ImageFeatures, convolve
 from .config import VLAEConfig
 from .decoder import LocalDecoder, Observer, ignore, weight
-from .encoder import Encoder
-from .image import ImageEncoder, ImageFeatures, convolve
 from .likelihood import gradient_predictor, log_likelihood
+from .photo import Encoder
 from .prior import Prior
 
 

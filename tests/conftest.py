@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
-from vlae_codec.models.integer import IntegerModel
+from vlae_codec.models.exact.integer import IntegerModel
 
-from vlae_codec import Model, api, imaging, load_model
-from vlae_codec.api import encode_as
-from vlae_codec.container import Header, Mode
-from vlae_codec.schedule import StageKind
+from vlae_codec import Model, load_model
+from vlae_codec.formats import single as api
+from vlae_codec.formats.header import Header, Mode
+from vlae_codec.formats.single import encode_as
+from vlae_codec.images import io as imaging
+from vlae_codec.stages import StageKind
 
 # Compiling a kernel takes seconds the first time that it is called; that says nothing about the test.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -104,3 +108,12 @@ def binary_images(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 KINDS = ("smooth", "noise", "flat", "extreme", "gaps", "grey")
+
+
+def png_16_bit_rgb() -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    rows = b"".join(b"\0" + np.arange(12, dtype=">u2").tobytes() for _ in range(4))
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

@@ -1,9 +1,6 @@
 """Learned lossless image compression: a Variational Lossy Autoencoder inside bits-back ANS coding."""
 
-from .api import compress, decompress, info
-from .archive import Archive, archive_array, archive_files
-from .dataset import ImageDataset
-from .errors import (
+from vlae_codec.errors import (
     CorruptFile,
     EmptyMessage,
     NotAVlaeFile,
@@ -14,7 +11,10 @@ from .errors import (
     VerificationFailed,
     VlaeError,
 )
-from .registry import Model, load_model
+from vlae_codec.formats.archive import Archive, archive_array, archive_files
+from vlae_codec.formats.single import compress, decompress, info
+from vlae_codec.plugins.torch import ImageDataset
+from vlae_codec.registry import Model, load_model
 
 __all__ = [
     "Archive",

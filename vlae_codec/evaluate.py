@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import archive, cdf
-from .chain import MAX_BATCH, ImageCoder, gaussian_bits, pixel_bits
-from .coder import Progress, no_progress
-from .errors import UnknownModel
-from .registry import Model
+from vlae_codec.coding.binary import MAX_BATCH, ImageCoder, gaussian_bits, pixel_bits
+from vlae_codec.coding.photo import Progress, no_progress
+from vlae_codec.entropy import cdf
+from vlae_codec.errors import UnknownModel
+from vlae_codec.formats import archive
+from vlae_codec.registry import Model
 
 #: Nats in a bit.
 NATS = math.log(2.0)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from .errors import VlaeError
+from vlae_codec.errors import VlaeError
 
 #: The name that means standard input or output.
 STANDARD = "-"

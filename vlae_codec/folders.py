@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from . import api, container, files, imaging
-from .coder import set_threads
-from .container import Mode
-from .errors import UnsupportedImage, VlaeError, describe
-from .registry import Model, find_model, load_model
-from .workers import run_each
+from vlae_codec.coding.photo import set_threads
+from vlae_codec.errors import UnsupportedImage, VlaeError, describe
+from vlae_codec.formats import header as container
+from vlae_codec.formats import single as api
+from vlae_codec.formats.header import Mode
+from vlae_codec.images import io as imaging
+from vlae_codec.registry import Model, find_model, load_model
+from vlae_codec.workers import run_each
+
+from . import files
 
 #: What the name of a compressed file ends in.
 SUFFIX = ".vlae"

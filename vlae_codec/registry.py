@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from .chain import ImageCoder
-from .coder import Coder
-from .errors import UnknownModel
-from .models.integer import IntegerModel, model_id
+from vlae_codec.coding.binary import ImageCoder
+from vlae_codec.coding.photo import Coder
+from vlae_codec.errors import UnknownModel
+from vlae_codec.models.exact.integer import IntegerModel, model_id
 
 #: The model that compresses when none is named.
 DEFAULT_MODEL = "photo"

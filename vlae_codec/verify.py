@@ -9,13 +9,17 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import api, archive, container, files
-from .chain import ImageCoder
-from .container import Mode
-from .errors import CorruptFile, UnknownModel, describe
-from .folders import DIED, Coding, model_for
-from .lossy import LossyFile, decode_grid, decode_z, find_lossy_model
-from .workers import run_each
+from vlae_codec.coding.binary import ImageCoder
+from vlae_codec.errors import CorruptFile, UnknownModel, describe
+from vlae_codec.folders import DIED, Coding, model_for
+from vlae_codec.formats import archive
+from vlae_codec.formats import header as container
+from vlae_codec.formats import single as api
+from vlae_codec.formats.header import Mode
+from vlae_codec.formats.lossy import LossyFile, decode_grid, decode_z, find_lossy_model
+from vlae_codec.workers import run_each
+
+from . import files
 
 
 @dataclass(frozen=True)

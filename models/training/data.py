@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
+from vlae_codec.models.likelihood import BEYOND
 
 from vlae_codec.errors import UnsupportedImage
-
-from ..likelihood import BEYOND
 
 #: What Pillow can open without a plugin and what a folder of photographs holds.
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}

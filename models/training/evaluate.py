@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.vlae import VLAE, nats_to_bits
 
-from ..config import VLAEConfig
-from ..vlae import VLAE, nats_to_bits
 from .data import bin_edges
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.exact.integer import IntegerModel, measure_image_ranges, measure_ranges
+from vlae_codec.models.vlae import VLAE
 
 from vlae_codec.errors import UnknownModel
 
-from ..config import VLAEConfig
-from ..integer import IntegerModel, measure_image_ranges, measure_ranges
-from ..vlae import VLAE
 from .binary import binarise, load_binary
 from .data import load_pictures
 

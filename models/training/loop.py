@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.vlae import VLAE, nats_to_bits
 
 from vlae_codec.errors import UnknownModel
 
-from ..config import VLAEConfig
-from ..vlae import VLAE, nats_to_bits
 from .binary import binary_batches, load_binary
 from .data import Batch, crop_loader, load_pictures
 from .muon import Muon

@@ -15,8 +15,9 @@ from PIL import Image
 from vlae_codec.cli import main
 
 import vlae_codec
-from vlae_codec import imaging, load_model
-from vlae_codec.schedule import StageKind
+from vlae_codec import load_model
+from vlae_codec.images import io as imaging
+from vlae_codec.stages import StageKind
 
 TINY = str(GOLDEN / "tiny.safetensors")
 

@@ -25,7 +25,7 @@ from PIL import Image
 from vlae_codec import decompress, load_model
 from vlae_codec.errors import VlaeError
 from vlae_codec.files import open_unchanged, read_bytes
-from vlae_codec.schedule import StageKind
+from vlae_codec.stages import StageKind
 
 TINY = str(GOLDEN / "tiny.safetensors")
 BINARY = str(GOLDEN / "tiny-binary.safetensors")

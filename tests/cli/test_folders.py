@@ -17,8 +17,9 @@ from conftest import GOLDEN, picture
 from PIL import Image
 from test_cli import TINY, call, check_refused, pixels
 
-from vlae_codec import api, files, folders
+from vlae_codec import files, folders
 from vlae_codec.errors import UnsupportedImage, VlaeError
+from vlae_codec.formats import single as api
 
 NAMES = ("a.bmp", "a.png", "sub/a.png", "sub/deep/b.png")
 HERE = ("-j", "0", "-m", TINY)

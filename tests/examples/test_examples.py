@@ -13,7 +13,7 @@ import torch
 from conftest import GOLDEN, binary_images
 from PIL import Image
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.integer import IntegerModel, measure_image_ranges
+from vlae_codec.models.exact.integer import IntegerModel, measure_image_ranges
 from vlae_codec.models.vlae import VLAE
 
 from vlae_codec import Model

@@ -35,14 +35,19 @@ sys.path.insert(0, str(HERE.parent))
 
 from conftest import binary_images, picture, vlae_file  # noqa: E402
 
-from vlae_codec import Archive, api, container, fallback, imaging, lossy, registry  # noqa: E402
-from vlae_codec import archive as archives  # noqa: E402
-from vlae_codec.chain import ImageCoder  # noqa: E402
-from vlae_codec.coder import Alphabet  # noqa: E402
-from vlae_codec.container import FallbackKind, Header, Mode, Reason, write_varint  # noqa: E402
+from vlae_codec import Archive, registry  # noqa: E402
+from vlae_codec.coding.binary import ImageCoder  # noqa: E402
+from vlae_codec.coding.photo import Alphabet  # noqa: E402
 from vlae_codec.errors import VlaeError  # noqa: E402
-from vlae_codec.metadata import metadata_of  # noqa: E402
-from vlae_codec.schedule import StageKind  # noqa: E402
+from vlae_codec.formats import archive as archives  # noqa: E402
+from vlae_codec.formats import header as container  # noqa: E402
+from vlae_codec.formats import lossy  # noqa: E402
+from vlae_codec.formats import single as api  # noqa: E402
+from vlae_codec.formats.header import FallbackKind, Header, Mode, Reason, write_varint  # noqa: E402
+from vlae_codec.images import fallback  # noqa: E402
+from vlae_codec.images import io as imaging  # noqa: E402
+from vlae_codec.images.metadata import metadata_of  # noqa: E402
+from vlae_codec.stages import StageKind  # noqa: E402
 
 #: Most seconds and bytes of memory that one mutant may take.
 SECONDS = 5

@@ -17,12 +17,12 @@ sys.path.insert(0, str(HERE.parent))
 
 from conftest import binary_images, picture, smooth, vlae_file  # noqa: E402
 from vlae_codec.models.config import VLAEConfig  # noqa: E402
-from vlae_codec.models.integer import IntegerModel, measure_image_ranges, measure_ranges  # noqa: E402
+from vlae_codec.models.exact.integer import IntegerModel, measure_image_ranges, measure_ranges  # noqa: E402
 from vlae_codec.models.vlae import VLAE  # noqa: E402
 
 import vlae_codec  # noqa: E402
-from vlae_codec import archive, lossy  # noqa: E402
-from vlae_codec.schedule import StageKind  # noqa: E402
+from vlae_codec.formats import archive, lossy  # noqa: E402
+from vlae_codec.stages import StageKind  # noqa: E402
 
 SHAPES = {
     "tiny": VLAEConfig(channels=8, blocks=2, mixtures=2, z_channels=2, z_hidden=8),

@@ -10,13 +10,13 @@ from conftest import GOLDEN, picture, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.integer import EXACT, IntegerLayer, IntegerModel, quantize
-from vlae_codec.models.network import ParallelPass
+from vlae_codec.models.exact.integer import EXACT, IntegerLayer, IntegerModel, quantize
+from vlae_codec.models.exact.photo import ParallelPass
 
-from vlae_codec import kernels
-from vlae_codec.coder import Alphabet, Coder
+from vlae_codec.coding.photo import Alphabet, Coder
+from vlae_codec.entropy import kernels
 from vlae_codec.errors import UnknownModel, UnsafeModel
-from vlae_codec.schedule import Stage, StageKind
+from vlae_codec.stages import Stage, StageKind
 
 NAMES = ("tiny", "tiny-pointwise", "tiny-no-z")
 
@@ -118,7 +118,7 @@ def serial_params(coder: Coder, image: np.ndarray, stage: Stage, features: np.nd
                 out[y, t - skew * y] = params[y - first]
         return arguments[3]
 
-    from vlae_codec.ans import Message
+    from vlae_codec.entropy.ans import Message
 
     kernels.pop_wavefront = record
     try:
@@ -154,7 +154,7 @@ def test_the_parallel_pass_does_not_depend_on_how_it_is_cut(name: str, monkeypat
     image = picture("noise", 21, 33)
     parallel = ParallelPass(tiny(name))
     whole = params_of(parallel, image, 0, 21, None)
-    monkeypatch.setattr("vlae_codec.models.network.BAND_PIXELS", 66)
+    monkeypatch.setattr("vlae_codec.models.exact.photo.BAND_PIXELS", 66)
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     # The halo of a stage makes its first rows what they would be inside the image.
     assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])

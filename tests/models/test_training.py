@@ -20,7 +20,7 @@ from vlae_codec.models.vlae import VLAE
 
 import vlae_codec
 from vlae_codec.errors import UnknownModel, UnsupportedImage
-from vlae_codec.schedule import StageKind
+from vlae_codec.stages import StageKind
 
 SMALL = VLAEConfig(channels=8, blocks=1, mixtures=2, z_channels=2, z_hidden=8)
 SHORT = Schedule(steps=30, warmup=3, decay=10, batch=2, crop=32, z_from=10, bfloat16=False, average=0.9)

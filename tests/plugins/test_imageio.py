@@ -10,8 +10,9 @@ from conftest import GOLDEN, picture, vlae_file
 from PIL import Image
 
 import vlae_codec.plugins.imageio  # registers the plugin
-from vlae_codec import Model, UnsupportedImage, VlaeError, api
-from vlae_codec.schedule import StageKind
+from vlae_codec import Model, UnsupportedImage, VlaeError
+from vlae_codec.formats import single as api
+from vlae_codec.stages import StageKind
 
 pytestmark = pytest.mark.usefixtures("model_wins")
 PIXELS = picture("smooth", 40, 48)

@@ -12,10 +12,14 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 import vlae_codec
 import vlae_codec.plugins.pillow  # registers the format
-from vlae_codec import CorruptFile, Model, VlaeError, api, archive, container, imaging
-from vlae_codec.container import FallbackKind, Header, Mode
-from vlae_codec.fallback import digest_of
-from vlae_codec.schedule import StageKind
+from vlae_codec import CorruptFile, Model, VlaeError
+from vlae_codec.formats import archive
+from vlae_codec.formats import header as container
+from vlae_codec.formats import single as api
+from vlae_codec.formats.header import FallbackKind, Header, Mode
+from vlae_codec.images import io as imaging
+from vlae_codec.images.fallback import digest_of
+from vlae_codec.stages import StageKind
 
 pytestmark = pytest.mark.usefixtures("model_wins")
 TINY = GOLDEN / "tiny.safetensors"

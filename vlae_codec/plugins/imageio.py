@@ -24,9 +24,11 @@ from imageio.core.v3_plugin_api import ImageProperties, PluginV3
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .. import api, container
-from ..errors import UnsupportedImage
-from ..registry import DEFAULT_MODEL, Model, load_model
+from vlae_codec.errors import UnsupportedImage
+from vlae_codec.formats import header as container
+from vlae_codec.formats import single as api
+from vlae_codec.registry import DEFAULT_MODEL, Model, load_model
+
 from . import pillow
 
 SUFFIX = ".vlae"

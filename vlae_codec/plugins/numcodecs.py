@@ -22,9 +22,9 @@ from numcodecs.registry import register_codec
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import api
-from ..errors import CorruptFile, UnsupportedImage
-from ..registry import DEFAULT_MODEL, load_model
+from vlae_codec.errors import CorruptFile, UnsupportedImage
+from vlae_codec.formats import single as api
+from vlae_codec.registry import DEFAULT_MODEL, load_model
 
 #: Begins the comment of a chunk's image, before N, where N images (H, W) lie below each other.
 STACK = "images below each other: "

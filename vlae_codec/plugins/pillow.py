@@ -16,11 +16,12 @@ from typing import IO, Any
 
 from PIL import Image, ImageFile
 
-from .. import api, container
-from ..container import Mode
-from ..errors import UnsupportedImage, VlaeError
-from ..metadata import KEPT, restore_metadata
-from ..registry import DEFAULT_MODEL, Model, load_model
+from vlae_codec.errors import UnsupportedImage, VlaeError
+from vlae_codec.formats import header as container
+from vlae_codec.formats import single as api
+from vlae_codec.formats.header import Mode
+from vlae_codec.images.metadata import KEPT, restore_metadata
+from vlae_codec.registry import DEFAULT_MODEL, Model, load_model
 
 FORMAT = "VLAE"
 

@@ -1,0 +1,1 @@
+"""The networks of models/ in exact integers, as coding runs them."""

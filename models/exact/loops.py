@@ -1,0 +1,259 @@
+# mypy: disable-error-code="no-untyped-def"
+"""The decoder's network in compiled loops: the pixels of one wavefront step, and what lies between a band's products.
+
+float32 holds every sum exactly, in whatever order a matrix product adds it up. fastmath stays off, as a layer's one
+multiplication must round as IEEE 754 says.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+from vlae_codec.models.decoder import NEIGHBOURS
+
+from .integer import OUTPUT_LIMITS, STREAM_LIMIT, IntegerLayer, IntegerModel
+
+#: Columns of each row whose activations the step-by-step pass keeps: the five neighbours of the row below lag behind
+#: by at most window_right + 2 columns, and a power of two makes the place of a column a mask.
+RING = 16
+#: Pixels of a step that one thread takes through the network at once: few enough for its cache.
+CHUNK = 256
+
+
+def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Lowest and highest value of each of the decoder's outputs."""
+    low, high = np.array(OUTPUT_LIMITS, np.float32).T
+    return np.repeat(low, 3 * mixtures), np.repeat(high, 3 * mixtures)
+
+
+def network_arrays(model: IntegerModel) -> tuple:
+    """The decoder's layers as the compiled loops take them: products' right sides, then biases and scales."""
+    config, layers = model.config, model.layers
+
+    def weight(layer: IntegerLayer) -> NDArray[np.float32]:
+        return np.ascontiguousarray(layer.weight.T.astype(np.float32))
+
+    def affine(layer: IntegerLayer) -> NDArray[np.float32]:
+        return np.stack([layer.bias.astype(np.float32), layer.scale])
+
+    def stacked(kind: str, inputs: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        chosen = [layers[f"decoder.block{i}.{kind}"] for i in range(config.blocks)]
+        if not chosen:
+            return np.zeros((0, inputs, config.channels), np.float32), np.zeros((0, 2, config.channels), np.float32)
+        return np.stack([weight(layer) for layer in chosen]), np.stack([affine(layer) for layer in chosen])
+
+    window, head1, head2 = (layers[f"decoder.{name}"] for name in ("window", "head1", "head2"))
+    low, high = output_limits(config.mixtures)
+    masked_high = layers["decoder.block0.masked"].high if config.blocks else 0
+    return (
+        np.array(config.window_offsets, np.int64),
+        weight(window), affine(window),
+        *stacked("pointwise", config.channels),
+        *stacked("masked", config.channels * (len(NEIGHBOURS) if config.spatial else 1)),
+        weight(head1), affine(head1),
+        weight(head2), np.concatenate([affine(head2), low[None], high[None]]),
+        np.array([head1.high, masked_high, head2.high, STREAM_LIMIT], np.float32), config.spatial,
+    )  # fmt: skip
+
+
+def scratch_arrays(model: IntegerModel, threads: int) -> tuple[NDArray[np.float32], ...]:
+    """Room for each thread: inputs of the window, of a masked layer, sums, the stream, activations, outputs."""
+    config = model.config
+    neighbours = len(NEIGHBOURS) if config.spatial else 1
+    widths = (
+        3 * len(config.window_offsets) + 3, neighbours * config.channels, config.channels, config.channels,
+        config.channels, config.outputs,
+    )  # fmt: skip
+    return tuple(np.zeros((threads, CHUNK, width), np.float32) for width in widths)
+
+
+@njit(cache=True, inline="always")
+def predict(image, y, x, channel):
+    """`likelihood.gradient_predictor` of one pixel."""
+    if y == 0:
+        return np.int64(image[0, x - 1, channel]) if x > 0 else np.int64(128)
+    if x == 0:
+        return np.int64(image[y - 1, 0, channel])
+    west, north = np.int64(image[y, x - 1, channel]), np.int64(image[y - 1, x, channel])
+    low, high = min(west, north), max(west, north)
+    return min(max(west + north - np.int64(image[y - 1, x - 1, channel]), low), high)
+
+
+@njit(cache=True)
+def _window_inputs(image, y, x, offsets, row):
+    """The first layer's inputs of one pixel: the window's pixels and the prediction, less 128; 0 outside."""
+    width = image.shape[1]
+    for tap in range(len(offsets)):
+        yy, xx = y + offsets[tap, 0], x + offsets[tap, 1]
+        if yy >= 0 and 0 <= xx < width:
+            for c in range(3):
+                row[3 * tap + c] = np.float32(np.int64(image[yy, xx, c]) - 128)
+        else:
+            for c in range(3):
+                row[3 * tap + c] = np.float32(0.0)
+    for c in range(3):
+        row[3 * len(offsets) + c] = np.float32(predict(image, y, x, c) - 128)
+
+
+@njit(cache=True)
+def _requantize(acc, affine, low, high, out):
+    """floor((acc + bias) * scale) within the limits, on rows."""
+    for i in range(acc.shape[0]):
+        for j in range(acc.shape[1]):
+            value = np.floor((acc[i, j] + affine[0, j]) * affine[1, j])
+            out[i, j] = min(max(value, low), high)
+
+
+@njit(cache=True)
+def _add_requantized(acc, affine, limit, stream):
+    """What a block adds to the stream."""
+    for i in range(acc.shape[0]):
+        for j in range(acc.shape[1]):
+            value = np.floor((acc[i, j] + affine[0, j]) * affine[1, j])
+            stream[i, j] += min(max(value, -limit), limit)
+
+
+@njit(cache=True)
+def _rectify(stream, high, out):
+    """The stream as a layer takes it."""
+    for i in range(stream.shape[0]):
+        for j in range(stream.shape[1]):
+            out[i, j] = min(max(stream[i, j], np.float32(0.0)), high)
+
+
+@njit(cache=True)
+def _outputs(net, stream, acc, active, out, params):
+    """The last two layers, on rows."""
+    head, head_affine, output, output_affine, limits, _ = net[7:]
+    n = len(stream)
+    _rectify(stream, limits[0], active[:n])
+    np.dot(active[:n], head, acc[:n])
+    _requantize(acc[:n], head_affine, np.float32(0.0), limits[2], active[:n])
+    np.dot(active[:n], output, out[:n])
+    for i in range(n):
+        for j in range(output.shape[1]):
+            value = np.floor((out[i, j] + output_affine[0, j]) * output_affine[1, j])
+            params[i, j] = np.int16(min(max(value, output_affine[2, j]), output_affine[3, j]))
+
+
+@njit(cache=True)
+def network_rows(net, image, top, t, skew, first, begin, end, features, ring, boundary, scratch, params):
+    """The network for rows begin..end-1 of a wavefront step; writes their parameters from index begin - first on.
+
+    Parameters
+    ----------
+    top : int
+        The stage's first row; rows count from there.
+    features : array of int16, shape (h, w, channels)
+        Of the stage; empty without z.
+    ring : array of float32, shape (blocks, R, RING, channels)
+        The masked layers' inputs at the last columns of each row; row y is at y mod R. Steps reach over at most R - 1
+        rows, and the row above those is still wanted.
+    boundary : array of float32, shape (blocks, W + 2, channels)
+        The same in the row above the stage; without columns at the top of the image.
+    """
+    offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
+    limits, spatial = net[11], net[12]
+    inputs, gathered, acc, stream, active, out = scratch
+    width = image.shape[1]
+    kept = ring.shape[1]
+    n = end - begin
+    channels = window.shape[1]
+    zero = np.float32(0.0)
+    for i in range(n):
+        _window_inputs(image, top + begin + i, t - skew * (begin + i), offsets, inputs[i])
+    np.dot(inputs[:n], window, acc[:n])
+    _requantize(acc[:n], window_affine, -limits[3], limits[3], stream)
+    if features.shape[0] > 0:
+        for i in range(n):
+            row = features[(begin + i) // 4, (t - skew * (begin + i)) // 4]
+            for c in range(channels):
+                stream[i, c] += np.float32(row[c])
+    for block in range(pointwise.shape[0]):
+        _rectify(stream[:n], limits[0], active)
+        np.dot(active[:n], pointwise[block], acc[:n])
+        _requantize(acc[:n], pointwise_affine[block], zero, limits[1], active)
+        if spatial:
+            for i in range(n):
+                y = begin + i
+                x = t - skew * y
+                own = ring[block, y % kept, x & (RING - 1)]
+                for c in range(channels):
+                    own[c] = active[i, c]
+                    gathered[i, 4 * channels + c] = active[i, c]
+                west = ring[block, y % kept, (x - 1) & (RING - 1)]
+                for c in range(channels):
+                    gathered[i, 3 * channels + c] = west[c] if x > 0 else zero
+                for place in range(3):
+                    xx = x + place - 1
+                    at = place * channels
+                    above = boundary[block, xx + 1] if y == 0 else ring[block, (y - 1) % kept, xx & (RING - 1)]
+                    inside = 0 <= xx < width and (y > 0 or boundary.shape[1] > 0)
+                    for c in range(channels):
+                        gathered[i, at + c] = above[c] if inside else zero
+            np.dot(gathered[:n], masked[block], acc[:n])
+        else:
+            np.dot(active[:n], masked[block], acc[:n])
+        _add_requantized(acc[:n], masked_affine[block], limits[3], stream)
+    _outputs(net, stream[:n], acc, active, out, params[begin - first :])
+
+
+@njit(cache=True, parallel=True)
+def window_band(image, y, offsets, inputs):
+    """The first layer's inputs of a band from image row y on: (rows, W, 3 * taps + 3) float32."""
+    rows, width = inputs.shape[:2]
+    for r in prange(rows):
+        for x in range(width):
+            _window_inputs(image, y + r, x, offsets, inputs[r, x])
+
+
+@njit(cache=True, parallel=True)
+def begin_band(acc, scale, limits, features, first, stream, active):
+    """The stream from the first layer's sums, with features, and as the next layer takes it; (rows, W, channels).
+
+    ``first`` is the band's first row in its stage; ``features`` are empty without z and in the halo.
+    """
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                stream[r, x, c] = min(max(np.floor(acc[r, x, c] * scale[c]), -limits[3]), limits[3])
+            if features.shape[0] > 0:
+                row = features[(first + r) // 4, x // 4]
+                for c in range(channels):
+                    stream[r, x, c] += np.float32(row[c])
+            for c in range(channels):
+                active[r, x, c] = min(max(stream[r, x, c], np.float32(0.0)), limits[0])
+
+
+@njit(cache=True, parallel=True)
+def finish_activations(acc, scale, high, out):
+    """What a layer after a relu takes: floor(acc * scale) within 0..high."""
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                out[r, x, c] = min(max(np.floor(acc[r, x, c] * scale[c]), np.float32(0.0)), high)
+
+
+@njit(cache=True, parallel=True)
+def finish_block(acc, scale, limits, stream, active):
+    """Add a block's sums to the stream; also the stream as the next layer takes it."""
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                value = min(max(np.floor(acc[r, x, c] * scale[c]), -limits[3]), limits[3])
+                stream[r, x, c] += value
+                active[r, x, c] = min(max(stream[r, x, c], np.float32(0.0)), limits[0])
+
+
+@njit(cache=True, parallel=True)
+def finish_outputs(acc, scale, low, high, params):
+    """The decoder's outputs as int16."""
+    rows, width, channels = acc.shape
+    for r in prange(rows):
+        for x in range(width):
+            for c in range(channels):
+                params[r, x, c] = np.int16(min(max(np.floor(acc[r, x, c] * scale[c]), low[c]), high[c]))

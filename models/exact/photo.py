@@ -1,0 +1,399 @@
+"""The integer model's parallel pass: whole bands of rows, stage by stage, on a CPU or a GPU.
+
+`models.compiled` also holds the step-by-step pass for decoding. All give the same integers, as every sum is exact.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.decoder import NEIGHBOURS, PIXEL_CENTRE
+from vlae_codec.models.likelihood import gradient_predictor
+from vlae_codec.models.photo import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, to_patches
+from vlae_codec.models.prior import PRIOR_LOG_STD_MAX, PRIOR_LOG_STD_MIN, PRIOR_MEAN_MAX, prior_offsets
+
+from vlae_codec.entropy import cdf
+from vlae_codec.errors import UnsafeModel
+
+from . import loops as compiled
+from .integer import STREAM_LIMIT, IntegerLayer, IntegerModel
+from .loops import network_arrays, output_limits
+
+#: Pixels that go through the network together: enough to keep the matrix units busy, few enough for the cache.
+BAND_PIXELS = 8192
+#: Limits of the posterior's and the prior's integer outputs: those of the float model in their units.
+POSTERIOR_MEAN_LIMIT = int(MEAN_MAX * cdf.Z_STEPS * cdf.Z_MEAN_STEPS)
+POSTERIOR_SCALE_LIMITS = (
+    int((LOG_STD_MIN - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+    int((LOG_STD_MAX - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+)
+PRIOR_MEAN_LIMIT = int(PRIOR_MEAN_MAX * cdf.Z_STEPS * cdf.Z_MEAN_STEPS)
+PRIOR_SCALE_LIMITS = (
+    int((PRIOR_LOG_STD_MIN - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+    int((PRIOR_LOG_STD_MAX - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
+)
+
+
+Method = TypeVar("Method", bound=Callable)
+
+
+def exactly(method: Method) -> Method:
+    """Run a method of `ParallelPass` in plain float32, whatever precision the caller has asked torch for.
+
+    TF32, bfloat16 products and autocast would all keep fewer bits of each product than exact sums need.
+    """
+
+    @functools.wraps(method)
+    def wrapped(self: ParallelPass, *args: Any, **kwargs: Any) -> Any:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+                return method(self, *args, **kwargs)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return cast(Method, wrapped)
+
+
+Limit = float | NDArray[np.float32]
+
+
+class TorchLayer:
+    """An integer layer on a device; rows are the last dimension."""
+
+    def __init__(self, layer: IntegerLayer, device: torch.device, out_low: Limit, out_high: Limit) -> None:
+        self.weight = torch.from_numpy(layer.weight.astype(np.float32)).to(device)
+        self.bias = torch.from_numpy(layer.bias.astype(np.float32)).to(device)
+        self.scale_array = layer.scale
+        self.scale = torch.from_numpy(layer.scale).to(device)
+        self.low, self.high = torch.as_tensor(out_low, device=device), torch.as_tensor(out_high, device=device)
+
+    def finish(self, acc: Tensor) -> Tensor:
+        """floor(acc * scale), clamped to what the next layer takes."""
+        return torch.clamp(acc.mul_(self.scale).floor_(), self.low, self.high)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The layer on rows (..., inputs)."""
+        return self.finish(F.linear(rows, self.weight, self.bias))
+
+
+class ParallelPass:
+    """The networks of one integer model on one device.
+
+    Parameters
+    ----------
+    model : IntegerModel
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+
+    def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
+        self.model = model
+        self.config = config = model.config
+        #: Whether compiled loops may do what lies between a band's products.
+        self.compiled = device == "cpu"
+        self.arrays = network_arrays(model)
+        self.device = torch.device(device)
+        layers = model.layers
+
+        def load(name: str, low: Limit, high: Limit) -> TorchLayer:
+            return TorchLayer(layers[name], self.device, low, high)
+
+        def into(name: str) -> tuple[float, float]:
+            return float(layers[name].low), float(layers[name].high)
+
+        self.window = load("decoder.window", -STREAM_LIMIT, STREAM_LIMIT)
+        self.stream_high = into("decoder.head1")[1]
+        self.blocks = [
+            (
+                load(f"decoder.block{i}.pointwise", *into(f"decoder.block{i}.masked")),
+                load(f"decoder.block{i}.masked", -STREAM_LIMIT, STREAM_LIMIT),
+            )
+            for i in range(config.blocks)
+        ]
+        self.head1 = load("decoder.head1", *into("decoder.head2"))
+        self.head2 = load("decoder.head2", *output_limits(config.mixtures))
+        if config.z_channels:
+            self.encoder = [load(f"encoder.{i}", *into(f"encoder.{i + 1}")) for i in range(3)]
+            self.encoder.append(load("encoder.3", -(2.0**24), 2.0**24))
+            self.feature_layers = [
+                load("features.0", *into("features.1")),
+                load("features.1", -STREAM_LIMIT, STREAM_LIMIT - 1),
+            ]
+        self.kernels: list[Tensor] = []
+        if self.blocks and config.spatial and self.compiled and torch.backends.mkldnn.is_available():
+            self.kernels = [self._kernel(masked.weight) for _, masked in self.blocks]
+            if not self._is_exact(self._masked_convolution):
+                self.kernels = []
+        if self.blocks and config.spatial and not self._is_exact(self._masked_sum):
+            raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
+
+    @exactly
+    def _is_exact(self, product: Callable[[Tensor, int], Tensor]) -> bool:
+        """Whether a masked layer gives the sums themselves on this device, on inputs as large as they come.
+
+        The bound on the sums says so for any algorithm that adds up products. This finds the ones that do not, such
+        as Winograd's convolution.
+        """
+        generator = torch.Generator().manual_seed(0)
+        high = int(self.blocks[0][0].high)
+        u = torch.randint(0, high + 1, (9, 34, self.config.channels), generator=generator)
+        u[::2, ::3] = high
+        taps = [u[1 + dy : 9 + dy, 1 + dx : 33 + dx] for dy, dx in NEIGHBOURS]
+        layer = self.blocks[-1][1]
+        expected = torch.cat(taps, 2) @ layer.weight.cpu().long().t() + layer.bias.cpu().long()
+        got = product(u.float().to(self.device), len(self.blocks) - 1)
+        return torch.equal(got.cpu().long(), expected)
+
+    def _masked_sum(self, u: Tensor, index: int) -> Tensor:
+        """The masked layer of padded rows (rows + 1, W + 2, C) as one product per neighbour."""
+        layer, width = self.blocks[index][1], self.config.channels
+        rows, columns = u.shape[0] - 1, u.shape[1] - 2
+        out = layer.bias.expand(rows * columns, width).clone()
+        for n, (dy, dx) in enumerate(NEIGHBOURS):
+            part = u[1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns].reshape(-1, width)
+            out.addmm_(part, layer.weight[:, n * width : (n + 1) * width].t())
+        return out.view(rows, columns, width)
+
+    @exactly
+    def posterior(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """q(z | x) of a stage's rows.
+
+        Parameters
+        ----------
+        rows : array of uint8, shape (H, W, 3)
+            Sides need not be multiples of 16: the last row and column are repeated.
+
+        Returns
+        -------
+        Means and indices of scales, int64, shape (ceil(H / 16), ceil(W / 16), z_channels), in the units of
+        `cdf.gaussian_cdf`.
+        """
+        side, fine = VLAEConfig.Z_PATCH, VLAEConfig.FEATURE_PATCH
+        height, width = rows.shape[:2]
+        padding = ((0, 0), (0, -width % side), (0, 0))
+        parts = []
+        # A few rows of squares at a time: all of a large image's activations would not fit.
+        for top in range(0, height, step := side * max(1, 16 * BAND_PIXELS // (side * width))):
+            part = np.pad(rows[top : top + step], padding, mode="edge")
+            part = np.pad(part, ((0, -len(part) % side), (0, 0), (0, 0)), mode="edge")
+            x = torch.from_numpy(part).to(self.device).float() - PIXEL_CENTRE
+            h = self._patches(self.encoder[0](self._patches(x, fine)), side // fine)
+            for layer in self.encoder[1:]:
+                h = layer(h)
+            parts.append(h.to(torch.int64).cpu().numpy())
+        out = np.concatenate(parts)
+        z = self.config.z_channels
+        mean = out[..., :z].clip(-POSTERIOR_MEAN_LIMIT, POSTERIOR_MEAN_LIMIT)
+        return mean, out[..., z:].clip(*POSTERIOR_SCALE_LIMITS)
+
+    @staticmethod
+    def _patches(x: Tensor, side: int) -> Tensor:
+        """Squares of (H, W, C) as rows (H / side, W / side, side * side * C)."""
+        return to_patches(x.permute(2, 0, 1)[None], side)[0].permute(1, 2, 0)
+
+    @exactly
+    def features(self, z: NDArray[np.int64]) -> NDArray[np.int16]:
+        """The decoder's features of a stage, from z (h, w, z_channels): int16 (4 h, 4 w, channels)."""
+        n = VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH
+        height, width = z.shape[:2]
+        out = np.empty((height, n, width, n, self.config.channels), np.int16)
+        # Row by row, as a large image's features in float32 would be larger than everything else together.
+        for row, z_row in zip(out, z, strict=True):
+            h = torch.from_numpy(z_row).to(self.device).float()
+            for layer in self.feature_layers:
+                h = layer(h)
+            row[:] = h.view(width, n, n, -1).permute(1, 0, 2, 3).cpu().numpy()
+        return out.reshape(height * n, width * n, -1)
+
+    def bands(
+        self, image: NDArray[np.uint8], top: int, bottom: int, features: NDArray[np.int16] | None,
+        boundary: NDArray[np.float32] | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.int16]]]:  # fmt: skip
+        """Mixture parameters of a stage's pixels, band after band.
+
+        The rows above the stage that its first rows depend on are passed again, without features: a stage knows its
+        own z only.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (H, W, 3)
+            Rows below ``bottom`` are not looked at.
+        top, bottom : int
+            The stage's rows.
+        features : array of int16, shape (>= ceil((bottom - top) / 4), >= ceil(W / 4), channels), or None
+        boundary : array of float32, shape (blocks, W + 2, channels), optional
+            Receives the masked layers' inputs in the row above the stage, zero where there is none. With
+            ``top == bottom`` this is all that is computed.
+
+        Yields
+        ------
+        First row of the band, and an array of int16, shape (rows, W, 12 K).
+        """
+        config = self.config
+        width = image.shape[1]
+        halo = config.blocks if config.spatial else 0
+        band = max(1, BAND_PIXELS // width)
+        compute = self._compiled_band if self.compiled else self._band
+        above = np.zeros((config.blocks, width + 2, config.channels), np.float32)
+        if boundary is not None:
+            boundary[:] = 0
+        y = max(0, top - halo)
+        while y < bottom or (y < top and boundary is not None):
+            end = min(y + band, top) if y < top else min(y + band, bottom)
+            params = compute(image, y, end, top, features, above)
+            if y >= top:
+                yield y, params
+            y = end
+            if y == top and boundary is not None:
+                boundary[:] = above
+
+    @exactly
+    def _compiled_band(
+        self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
+        above: NDArray[np.float32],
+    ) -> NDArray[np.int16]:  # fmt: skip
+        """`_band` on a CPU: torch for the products, and compiled loops that pass over the memory once between them."""
+        config, width, channels = self.config, image.shape[1], self.config.channels
+        rows = end - y
+        limits = self.arrays[11]
+        inputs = np.empty((rows, width, self.window.weight.shape[1]), np.float32)
+        compiled.window_band(image, y, self.arrays[0], inputs)
+        if features is None or y < top:
+            features = np.zeros((0, 0, channels), np.int16)
+        stream, active = np.empty((2, rows, width, channels), np.float32)
+        compiled.begin_band(
+            self._pointwise(self.window, inputs), self.window.scale_array, limits, features, y - top, stream, active
+        )
+        for i, (pointwise, masked) in enumerate(self.blocks):
+            acc = self._pointwise(pointwise, active)
+            if config.spatial:
+                padded = np.zeros((rows + 1, width + 2, channels), np.float32)
+                padded[0] = above[i]
+                compiled.finish_activations(acc, pointwise.scale_array, limits[1], padded[1:, 1:-1])
+                above[i] = padded[-1]
+                product = self._masked_convolution if self.kernels else self._masked_sum
+                acc = product(torch.from_numpy(padded), i).numpy()
+            else:
+                compiled.finish_activations(acc, pointwise.scale_array, limits[1], active)
+                acc = self._pointwise(masked, active)
+            compiled.finish_block(acc, masked.scale_array, limits, stream, active)
+        acc = self._pointwise(self.head1, active)
+        compiled.finish_activations(acc, self.head1.scale_array, limits[2], active)
+        params = np.empty((rows, width, config.outputs), np.int16)
+        low, high = output_limits(config.mixtures)
+        compiled.finish_outputs(self._pointwise(self.head2, active), self.head2.scale_array, low, high, params)
+        return params
+
+    def _pointwise(self, layer: TorchLayer, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sums of a 1x1 layer on (rows, W, inputs): a convolution, where that is exact, beats the plain product."""
+        tensor = torch.from_numpy(rows)
+        if self.kernels:
+            # Batch first, then permute: with another stride of the batch, torch would not see that channels are last.
+            out = F.conv2d(tensor[None].permute(0, 3, 1, 2), layer.weight[:, :, None, None], layer.bias)
+            return out[0].permute(1, 2, 0).contiguous().numpy()
+        return F.linear(tensor, layer.weight, layer.bias).numpy()
+
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """A masked layer's weights as a 2x3 convolution whose last place is zero."""
+        width = self.config.channels
+        padded = F.pad(weight, (0, width)).view(width, 2, 3, width).permute(0, 3, 1, 2)
+        return padded.contiguous(memory_format=torch.channels_last)
+
+    def _masked_convolution(self, u: Tensor, index: int) -> Tensor:
+        """`_masked_sum` by a convolution."""
+        out = F.conv2d(u[None].permute(0, 3, 1, 2), self.kernels[index], self.blocks[index][1].bias)
+        return out[0].permute(1, 2, 0).contiguous()
+
+    @exactly
+    def _band(
+        self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
+        above: NDArray[np.float32],
+    ) -> NDArray[np.int16]:  # fmt: skip
+        """Parameters of rows y to end - 1; ``above`` becomes the masked layers' inputs in the last of them."""
+        config, width = self.config, image.shape[1]
+        h = self.window(self._window_rows(image, y, end))
+        if features is not None and y >= top:
+            fine = VLAEConfig.FEATURE_PATCH
+            rows = np.arange(y - top, end - top) // fine
+            near = torch.from_numpy(features[rows[0] : rows[-1] + 1]).to(self.device).float()
+            spread = near.repeat_interleave(fine, 1)[:, :width]
+            h += spread[torch.from_numpy(rows - rows[0]).to(self.device)]
+        for i, (pointwise, masked) in enumerate(self.blocks):
+            u = pointwise(h.clamp(0, self.stream_high))
+            if config.spatial:
+                padded = F.pad(u, (0, 0, 1, 1, 1, 0))
+                padded[0] = torch.from_numpy(above[i]).to(self.device)
+                above[i] = padded[-1].cpu().numpy()
+                h += masked.finish(self._masked_sum(padded, i))
+            else:
+                h += masked(u)
+        out = self.head2.finish(F.linear(self.head1(h.clamp_(0, self.stream_high)), self.head2.weight, self.head2.bias))
+        return out.to(torch.int16).cpu().numpy()
+
+    def _window_rows(self, image: NDArray[np.uint8], top: int, bottom: int) -> Tensor:
+        """Inputs of the first layer, (rows, W, 3 * taps + 3): the window's pixels and the prediction, less 128."""
+        config = self.config
+        width = image.shape[1]
+        start = max(0, top - config.window_rows)
+        rows = torch.from_numpy(image[start:bottom].astype(np.float32)).to(self.device).permute(2, 0, 1)
+        # The predictor needs one row above the band; where there is none the picture begins.
+        skip = max(top - 1, 0) - start
+        pred = gradient_predictor(rows[:, skip:])[:, top - start - skip :] - PIXEL_CENTRE
+        padded = F.pad(
+            rows - PIXEL_CENTRE,
+            (config.window_left, config.window_right, config.window_rows - (top - start), 0),
+        )
+        count = bottom - top
+        taps = [
+            padded[:, config.window_rows + dy :, config.window_left + dx :][:, :count, :width]
+            for dy, dx in config.window_offsets
+        ]
+        return torch.cat([*taps, pred]).permute(1, 2, 0).contiguous()
+
+
+class PriorPass:
+    """The prior by numpy, on rows: z has one position for 256 pixels, so it never pays to move it to a GPU."""
+
+    def __init__(self, model: IntegerModel) -> None:
+        self.config = model.config
+        self.channels = model.config.z_channels
+        layers = [model.layers[f"prior.{i}"] for i in range(3)]
+        self.weights = [np.ascontiguousarray(layer.weight.T.astype(np.float32)) for layer in layers]
+        self.biases = [layer.bias.astype(np.float32) for layer in layers]
+        self.scales = [layer.scale for layer in layers]
+        self.limits = [float(layer.high) for layer in layers[1:]]
+
+    def inputs(self, padded: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows of the first layer for some places: the window, then the place itself.
+
+        Parameters
+        ----------
+        padded : array of int64, shape (h + 2, w + 4, z_channels)
+            z on its grid, `Z_WINDOW` zeros around it on three sides, zero wherever it is not known yet.
+        y, x : arrays of int64
+            The places.
+        """
+        reach = VLAEConfig.Z_WINDOW
+        taps = [padded[y + reach + dy, x + reach + dx] for dy, dx in [*prior_offsets(self.config), (0, 0)]]
+        return np.concatenate(taps, 1).astype(np.float32)
+
+    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Means and indices of scales, shape (N, z_channels) each, in the units of `cdf.gaussian_cdf`."""
+        h = rows
+        for weight, bias, scale, high in zip(
+            self.weights[:2], self.biases[:2], self.scales[:2], self.limits, strict=True
+        ):
+            h = np.floor((h @ weight + bias) * scale).clip(0, high)
+        out = np.floor((h @ self.weights[2] + self.biases[2]) * self.scales[2]).astype(np.int64)
+        mean = out[:, : self.channels].clip(-PRIOR_MEAN_LIMIT, PRIOR_MEAN_LIMIT)
+        return mean, out[:, self.channels :].clip(*PRIOR_SCALE_LIMITS)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import binary_images
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vlae_codec.models.exact import binary as batch_module
+from vlae_codec.models.exact.binary import ImagePass
+
+from vlae_codec import Model
+from vlae_codec.coding.binary import Batch, ImageCoder, gaussian_bits, pixel_bits
+from vlae_codec.entropy import cdf
+from vlae_codec.entropy.ans import Message
+from vlae_codec.errors import CorruptFile
+from vlae_codec.stages import StageKind
+
+
+def coder_of(model: Model) -> ImageCoder:
+    assert isinstance(model.coder, ImageCoder)
+    return model.coder
+
+
+def check_chain(coder: ImageCoder, images: np.ndarray) -> list[Batch]:
+    """Assert that decoding gives the images back and uses up the message; returns the batches."""
+    message, batches, costs = coder.encode(images)
+    words = message.flatten()
+    again = np.concatenate(list(coder.decode(Message.unflatten(words, message.lanes), batches)))
+    assert np.array_equal(again, images)
+    # The words hold the ideal length; each lane keeps up to 64 bits.
+    assert -1e-6 <= 32 * len(words) - costs.elbo <= 64 * message.lanes + 1e-3 * costs.elbo
+    return batches
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 400), st.sampled_from(["squares", "noise", "zeros", "ones"]), st.integers(0, 2**32))
+def test_every_number_and_kind(any_binary_model: Model, count: int, kind: str, seed: int) -> None:
+    images = binary_images(count, 8, seed)
+    if kind == "noise":
+        images = np.random.default_rng(seed).integers(0, 2, images.shape, np.uint8)
+    elif kind != "squares":
+        images[:] = kind == "ones"
+    check_chain(coder_of(any_binary_model), images)
+
+
+def test_batches_grow_from_one_at_full_price(binary_model: Model) -> None:
+    batches = check_chain(coder_of(binary_model), np.random.default_rng(0).integers(0, 2, (600, 8, 8), np.uint8))
+    assert batches[-1] == Batch(1, StageKind.PLAIN_Z)
+    assert {batch.kind for batch in batches[:-5]} == {StageKind.BITS_BACK}
+    assert max(batch.count for batch in batches) == 256
+
+
+def test_bits_back_returns_what_it_draws(binary_model: Model) -> None:
+    """The message grows by the ELBO only, far less than z costs under the prior."""
+    images = binary_images(500, 8)
+    _, _, costs = coder_of(binary_model).encode(images)
+    assert costs.z_posterior > 0.5 * costs.z_prior
+    assert costs.elbo == pytest.approx(costs.z_prior - costs.z_posterior + costs.pixels)
+
+
+def test_a_draw_longer_than_planned_is_no_loss(binary_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlae_codec.coding.binary.draw_bits", lambda scale: np.zeros(len(scale)))
+    monkeypatch.setattr("vlae_codec.coding.binary.CAUTION", 0.0)
+    batches = check_chain(coder_of(binary_model), binary_images(40, 8))
+    assert sum(batch.kind is StageKind.PLAIN_Z for batch in batches) > 1
+
+
+def test_the_steps_of_decoding_give_the_integers_of_encoding(any_binary_model: Model) -> None:
+    coder = coder_of(any_binary_model)
+    images = binary_images(70, 8, 3)
+    features = None
+    if coder.config.z_channels:
+        features = coder.networks.features(np.random.default_rng(0).integers(-40, 40, (70, coder.config.z_channels)))
+    expected = coder.networks.logits(images, features)
+    assert len(np.unique(expected)) > 20
+    canvas = np.zeros_like(images)
+    for y, x, logits in coder.networks.steps(canvas, features):
+        assert np.array_equal(logits.T, expected[:, y, x])
+        canvas[:, y, x] = images[:, y, x]
+    assert np.array_equal(canvas, images)
+
+
+def test_chunks_threads_and_convolutions_do_not_change_an_integer(
+    binary_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coder, images = coder_of(binary_model), binary_images(70, 8, 4)
+    z = np.random.default_rng(0).integers(-40, 40, (70, 4))
+
+    def results() -> list[np.ndarray]:
+        networks = coder.networks
+        features = networks.features(z)
+        return [*networks.posterior(images), features.numpy(), networks.logits(images, features)]
+
+    before = results()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(batch_module, "CHUNK", 7)
+    monkeypatch.setattr(coder.networks, "convolve", batch_module._unfolded)
+    after = results()
+    torch.set_num_threads(threads)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_integer_network_follows_the_float_one() -> None:
+    from golden.make import SHAPES, untrained
+    from vlae_codec.models.exact.integer import IntegerModel, measure_image_ranges
+
+    images = binary_images(200, 8, 5)
+    for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
+        model = untrained(SHAPES[name])
+        networks = ImagePass(IntegerModel.export(model, measure_image_ranges(model, images)))
+        signed = 2.0 * torch.from_numpy(images)[:, None].float() - 1.0
+        with torch.no_grad():
+            features = integer_features = None
+            if model.config.z_channels:
+                mean, log_std, _ = model.encoder(signed)  # type: ignore[operator]
+                got_mean, got_scale = networks.posterior(images)
+                assert np.abs(got_mean / 256 - mean[:, :, 0, 0].numpy()).max() < 0.02
+                log_std_got = cdf.Z_SCALE_LOWEST + got_scale / cdf.Z_SCALE_STEPS
+                assert np.abs(log_std_got - log_std[:, :, 0, 0].numpy()).max() < 0.08
+                # Other values of z would leave the ranges that were measured, and be clamped.
+                z = (got_mean + cdf.Z_MEAN_STEPS // 2) // cdf.Z_MEAN_STEPS
+                features = model.features(torch.from_numpy(z / cdf.Z_STEPS).float()[:, :, None, None])  # type: ignore
+                integer_features = networks.features(z)
+            expected = model.logits(signed, features)[:, 0].numpy()
+        got = networks.logits(images, integer_features) / cdf.BERNOULLI_STEPS
+        # The logits of an untrained model differ little, and a step is 1/128.
+        assert np.abs(got - expected).max() < 0.05
+        assert np.abs(got - expected).mean() < 0.3 * expected.std()
+
+
+def test_a_flow_posterior_is_refused() -> None:
+    import dataclasses
+
+    from golden.make import SHAPES
+    from vlae_codec.models.exact.integer import IntegerModel
+    from vlae_codec.models.vlae import VLAE
+
+    from vlae_codec.errors import UnknownModel
+
+    model = VLAE(dataclasses.replace(SHAPES["tiny-binary"], posterior="iaf"))
+    with pytest.raises(UnknownModel, match="posterior iaf cannot be coded"):
+        IntegerModel.export(model, {})
+
+
+def test_damaged_words_never_pass_for_the_images(binary_model: Model) -> None:
+    coder, images = coder_of(binary_model), binary_images(30, 8)
+    message, batches, _ = coder.encode(images)
+    words = message.flatten()
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        damaged = words.copy()
+        damaged[rng.integers(2 * message.lanes, len(words))] ^= np.uint32(1 << int(rng.integers(32)))
+        try:
+            other = np.concatenate(list(coder.decode(Message.unflatten(damaged, message.lanes), batches)))
+        except CorruptFile:
+            continue
+        assert not np.array_equal(other, images)
+    with pytest.raises(CorruptFile, match="too soon|left over"):
+        list(coder.decode(Message.unflatten(words[: 2 * message.lanes], message.lanes), batches))
+
+
+@given(st.integers(-1920, 1920))
+def test_bernoulli_frequencies(logit: int) -> None:
+    zeros = int(cdf.bernoulli_cdf(np.array(logit)))
+    assert 1 <= zeros < 1 << cdf.PRECISION
+    expected = 1 / (1 + np.exp(logit / cdf.BERNOULLI_STEPS))
+    assert zeros / 2**cdf.PRECISION == pytest.approx(expected, abs=3e-7)
+
+
+def test_ideal_lengths_add_up_to_probabilities() -> None:
+    bins = np.arange(cdf.Z_MIN, cdf.Z_MIN + cdf.Z_COUNT)
+    lengths = gaussian_bits(bins, np.full(256, 300), np.full(256, 40))
+    assert np.exp2(-lengths).sum() == pytest.approx(1.0)
+    both = np.array([[[0]], [[1]]], np.uint8)
+    assert np.exp2(-pixel_bits(both, np.full((2, 1, 1), 77))).sum() == pytest.approx(1.0)

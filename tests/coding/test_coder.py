@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import KINDS, picture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlae_codec import Model
+from vlae_codec.coding.photo import Alphabet, Coder, lanes_for
+from vlae_codec.entropy.ans import Message
+from vlae_codec.errors import CorruptFile
+from vlae_codec.stages import Stage, StageKind, affordable_rows, wavefront
+
+WAYS = st.sampled_from(list(StageKind))
+
+
+def check_image(coder: Coder, image: np.ndarray, way: StageKind, channels: int = 3) -> list[Stage]:
+    """Assert that decoding gives the image back and uses up the message; returns the stages."""
+    if not coder.config.z_channels:
+        way = StageKind.WITHOUT_Z
+    alphabet = Alphabet.of(image, channels)
+    message, stages, costs = coder.encode(image, alphabet, way)
+    words = message.flatten()
+    copy = Message.unflatten(words, message.lanes)
+    again, _ = coder.decode(copy, image.shape[:2], alphabet, stages)
+    assert np.array_equal(again, image)
+    assert [stages[0].top, *[s.bottom for s in stages]] == [*[s.top for s in stages], len(image)]
+    # The words hold the ELBO; each lane keeps up to 64 bits.
+    assert -1e-6 <= 32 * len(words) - costs.elbo <= 64 * message.lanes + 1e-3 * costs.elbo
+    return stages
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 60), st.integers(1, 70), st.sampled_from(KINDS), WAYS, st.integers(0, 2**32))
+def test_every_size_and_kind(
+    any_tiny_model: Model, height: int, width: int, kind: str, way: StageKind, seed: int
+) -> None:
+    check_image(any_tiny_model.coder, picture(kind, height, width, seed), way, 1 if kind == "grey" else 3)
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 300), (300, 1), (2, 2), (16, 16), (17, 15), (300, 200), (200, 300), (3, 257)]
+)
+@pytest.mark.parametrize("kind", ["smooth", "noise", "flat", "extreme"])
+def test_sizes_named_in_the_specification(tiny_model: Model, size: tuple[int, int], kind: str) -> None:
+    for way in StageKind:
+        check_image(tiny_model.coder, picture(kind, *size), way)
+
+
+def test_stages_grow_from_a_small_one_without_z(tiny_model: Model) -> None:
+    stages = check_image(tiny_model.coder, picture("smooth", 300, 100), StageKind.BITS_BACK)
+    assert stages[-1].kind is StageKind.WITHOUT_Z
+    assert stages[0].kind is StageKind.BITS_BACK
+    assert stages[-1].bottom - stages[-1].top < 40
+    assert stages[0].bottom - stages[0].top > 200
+
+
+def test_a_picture_without_pixel_bits_never_runs_dry(tiny_model: Model) -> None:
+    check_image(tiny_model.coder, picture("flat", 200, 40), StageKind.BITS_BACK)
+
+
+def test_threads_and_bands_do_not_change_a_word(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture("smooth", 90, 120)
+    alphabet = Alphabet.of(image, 3)
+    coder = tiny_model.coder
+    message, stages, _ = coder.encode(image, alphabet, StageKind.BITS_BACK)
+    monkeypatch.setattr("vlae_codec.models.exact.photo.BAND_PIXELS", 500)
+    again, same_stages, _ = coder.encode(image, alphabet, StageKind.BITS_BACK)
+    assert np.array_equal(message.flatten(), again.flatten())
+    assert stages == same_stages
+    assert np.array_equal(coder.decode(again, image.shape[:2], alphabet, stages)[0], image)
+
+
+def test_damaged_words_never_pass_for_a_picture(tiny_model: Model) -> None:
+    image = picture("smooth", 40, 40)
+    alphabet = Alphabet.of(image, 3)
+    message, stages, _ = tiny_model.coder.encode(image, alphabet, StageKind.BITS_BACK)
+    words = message.flatten()
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = words.copy()
+        damaged[rng.integers(2 * message.lanes, len(words))] ^= np.uint32(1 << int(rng.integers(32)))
+        try:
+            other, _ = tiny_model.coder.decode(Message.unflatten(damaged, message.lanes), (40, 40), alphabet, stages)
+        except CorruptFile:
+            continue
+        assert not np.array_equal(other, image)
+    for cut in (len(words) - 1, len(words) // 2, 2 * message.lanes):
+        with pytest.raises(CorruptFile, match="too soon|left over|head outside"):
+            tiny_model.coder.decode(Message.unflatten(words[:cut], message.lanes), (40, 40), alphabet, stages)
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 6))
+def test_wavefront_visits_every_place_after_its_neighbours(rows: int, width: int, skew: int) -> None:
+    seen: set[tuple[int, int]] = set()
+    for ys, xs in wavefront(rows, width, skew):
+        step = set(zip(ys.tolist(), xs.tolist(), strict=True))
+        for y, x in step:
+            needed = {(y, x - 1)} | {(y - 1, xx) for xx in range(x - 1, x + skew)}
+            assert {(yy, xx) for yy, xx in needed if yy >= 0 and 0 <= xx < width} <= seen
+        assert not step & seen
+        seen |= step
+    assert len(seen) == rows * width
+
+
+def test_affordable_rows() -> None:
+    wanted = np.array([5.0, 4.0, 3.0])
+    assert [affordable_rows(stock, wanted) for stock in (-1.0, 2.9, 3.0, 7.0, 11.9, 12.0)] == [0, 0, 1, 2, 2, 3]
+
+
+def test_lanes_are_few_for_small_images() -> None:
+    assert lanes_for(1) == 1
+    assert lanes_for(3 * 1024 * 1024) == 16

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, picture, vlae_file
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import vlae_codec
+from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion, VlaeError
+from vlae_codec.formats import header as container
+from vlae_codec.formats.header import FallbackKind, Header, Mode, PixelKind
+from vlae_codec.stages import Stage, StageKind
+
+
+def sealed(body: bytes) -> bytes:
+    """A body with a checksum that is right."""
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8), lambda v: st.lists(v, max_size=3)
+)
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> Header:
+    width, height = draw(st.integers(1, 5000)), draw(st.integers(1, 5000))
+    header = Header(
+        draw(st.sampled_from([Mode.VLAE, Mode.FALLBACK])), width, height, draw(st.binary(min_size=8, max_size=8))
+    )
+    header.metadata = draw(st.dictionaries(st.text(max_size=6), json_values, max_size=3))
+    if header.mode is Mode.FALLBACK:
+        header.fallback_kind = draw(st.sampled_from(FallbackKind))
+        header.pillow_mode = draw(st.sampled_from(["1", "RGBA", "I;16B"]))
+        return header
+    header.model_id = draw(st.binary(min_size=8, max_size=8))
+    header.pixel_kind = draw(st.sampled_from(PixelKind))
+    header.lanes = draw(st.integers(1, container.MAX_LANES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    header.occurring = rng.random((header.channels, 256)) < draw(st.sampled_from([0.02, 0.5, 2.0]))
+    header.occurring[:, 7] = True
+    top = 0
+    while top < height:
+        rows = 16 * draw(st.integers(1, 400))
+        header.stages.append(Stage(top, min(top + rows, height), draw(st.sampled_from(StageKind))))
+        top += rows
+    header.costs = (draw(st.integers(0, 2**56 - 1)), draw(st.integers(0, 2**30)), draw(st.integers(0, 2**40)))
+    if header.pixel_kind.has_alpha:
+        header.alpha = draw(st.binary(min_size=2, max_size=20))
+    return header
+
+
+@given(headers(), st.binary(max_size=50))
+def test_what_is_written_is_read(header: Header, payload: bytes) -> None:
+    got, got_payload = container.read(container.write(header, payload))
+    assert got_payload == payload
+    if header.mode is Mode.VLAE:
+        assert np.array_equal(got.occurring, header.occurring)
+    got.occurring = header.occurring
+    assert got == header
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_varints(value: int) -> None:
+    data = container.write_varint(value)
+    assert container.Reader(data).varint("it", 0, 2**63) == value
+
+
+@pytest.mark.parametrize("data", [b"\x80\x00", b"\xff" * 10, b"\x05", b"\x80"])
+def test_bad_varints_are_refused(data: bytes) -> None:
+    with pytest.raises(CorruptFile):
+        container.Reader(data).varint("it", 6, 2**63)
+
+
+@pytest.fixture(scope="module")
+def small_file() -> bytes:
+    model = vlae_codec.load_model(GOLDEN / "tiny.safetensors", "cpu")
+    return vlae_file(Image.fromarray(picture("smooth", 20, 20)), StageKind.BITS_BACK, model)
+
+
+def test_every_truncation_is_an_error(small_file: bytes) -> None:
+    for length in range(len(small_file)):
+        with pytest.raises((CorruptFile, NotAVlaeFile)):
+            vlae_codec.decompress(small_file[:length])
+
+
+def test_every_flipped_bit_is_an_error(small_file: bytes) -> None:
+    for bit in range(8 * len(small_file)):
+        damaged = bytearray(small_file)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((CorruptFile, NotAVlaeFile, UnsupportedVersion)):
+            vlae_codec.decompress(bytes(damaged))
+
+
+def test_bytes_after_the_end_are_an_error(small_file: bytes) -> None:
+    for more in (b"\0", b"x" * 100, small_file):
+        with pytest.raises(CorruptFile, match="damaged, cut short or lengthened"):
+            vlae_codec.decompress(small_file + more)
+        with pytest.raises(CorruptFile):
+            vlae_codec.decompress(sealed(small_file[:-4] + more))
+
+
+def test_changed_bytes_under_a_right_checksum_never_give_other_pixels(small_file: bytes) -> None:
+    """Whoever also mends the outer checksum gets an error or the very picture: the pixels have one of their own."""
+    expected = vlae_codec.decompress(small_file).tobytes()
+    body = small_file[:-4]
+    rng = np.random.default_rng(0)
+    header_bytes = 90
+    for position in [*range(8, header_bytes), *rng.integers(header_bytes, len(body), 60).tolist()]:
+        for change in (1, 0x80, 0xFF):
+            damaged = bytearray(body)
+            damaged[position] ^= change
+            try:
+                image = vlae_codec.decompress(sealed(bytes(damaged)))
+            except VlaeError:
+                continue
+            assert image.tobytes() == expected, position
+
+
+def test_other_files_are_told_apart(small_file: bytes) -> None:
+    with pytest.raises(NotAVlaeFile, match="empty"):
+        container.read(b"")
+    with pytest.raises(NotAVlaeFile, match="not a .vlae file"):
+        container.read((GOLDEN / "smooth.png").read_bytes())
+    with pytest.raises(UnsupportedVersion, match="version 9, this release reads version 1"):
+        container.read(sealed(container.MAGIC + b"\x09" + small_file[9:-4]))
+
+
+def test_sizes_are_checked_before_memory_is_taken() -> None:
+    start = container.MAGIC + bytes([container.VERSION, Mode.FALLBACK])
+    huge = start + container.write_varint(1 << 20) + container.write_varint(1 << 20) + bytes(8)
+    with pytest.raises(UnsupportedImage, match="1048576 x 1048576 pixels, more than 268435456; --max-pixels"):
+        container.read(sealed(huge + bytes(20)))
+    long = start + b"\x01\x01" + bytes(8) + b"\x00" + b"\x02\x01L" + container.write_varint(1 << 40)
+    with pytest.raises(CorruptFile, match="payload's length"):
+        container.read(sealed(long))
+    bomb = zlib.compress(b"[" * (1 << 25))
+    with pytest.raises(CorruptFile, match="metadata"):
+        container.read(sealed(start + b"\x01\x01" + bytes(8) + container.write_varint(len(bomb)) + bomb))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(GOLDEN.glob("*.vlae")) - set(GOLDEN.glob("tiny-binary*"))), ids=lambda path: path.stem
+)
+def test_golden_files_decode_for_ever(path) -> None:
+    kind = path.stem.rsplit("-", 1)[0].rsplit("-", 1)[-1]
+    with Image.open(GOLDEN / f"{kind}.png") as expected:
+        image = vlae_codec.decompress(path.read_bytes())
+        assert (image.mode, image.size) == (expected.mode, expected.size)
+        assert image.convert("RGB").tobytes() == expected.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tiny", "smooth"), ("tiny-pointwise", "smooth"), ("photo", "lake")])
+def test_golden_files_are_made_again_word_for_word(name: str, kind: str) -> None:
+    model = vlae_codec.load_model(name, "cpu")
+    with Image.open(GOLDEN / f"{kind}.png") as image:
+        for way in StageKind:
+            assert vlae_file(image, way, model) == (GOLDEN / f"{name}-{kind}-{way.name.lower()}.vlae").read_bytes()

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import contextlib
+import zlib
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, binary_images, picture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vlae_codec import Model
+from vlae_codec.coding.binary import ImageCoder
+from vlae_codec.entropy import cdf, kernels
+from vlae_codec.entropy.ans import Message
+from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedVersion, VlaeError
+from vlae_codec.evaluate import evaluate, importance_nll
+from vlae_codec.formats import lossy
+from vlae_codec.formats.archive import Source
+
+
+def coded(model: Model, images: np.ndarray, **options: float) -> lossy.LossyFile:
+    return lossy.encode_images(images, model, Source("array", 1, shape=images.shape), [], **options)
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 60), st.floats(0.0, 50.0), st.integers(0, 2**32))
+def test_the_file_says_what_the_encoder_chose(binary_model: Model, count: int, fidelity: float, seed: int) -> None:
+    file = coded(binary_model, binary_images(count, 8, seed), fidelity=fidelity)
+    again = lossy.LossyFile.from_bytes(file.to_bytes())
+    assert np.array_equal(again.exponents, file.exponents)
+    assert again.head == file.head
+    assert isinstance(binary_model.coder, ImageCoder)
+    z = lossy.decode_z(again, binary_model.coder)
+    assert z.shape == (count, 4)
+    # A head keeps up to 64 bits.
+    assert -1e-6 <= 32 * len(file.words) - file.bits <= 65
+
+
+def test_fidelity_trades_bits_for_closeness(binary_model: Model) -> None:
+    images = binary_images(200, 8)
+    assert isinstance(binary_model.coder, ImageCoder)
+    mean, scale = binary_model.coder.networks.posterior(images)
+    std = np.exp(cdf.Z_SCALE_LOWEST + scale / cdf.Z_SCALE_STEPS) * cdf.Z_STEPS
+    bits, away = [], []
+    for fidelity in (0.0, 1.0, 10.0, 100.0):
+        file = coded(binary_model, images, fidelity=fidelity)
+        z = lossy.decode_z(file, binary_model.coder)
+        bits.append(file.bits)
+        away.append(float((((z - mean / cdf.Z_MEAN_STEPS) / std) ** 2).mean()))
+    assert bits == sorted(bits)
+    assert away == sorted(away, reverse=True)
+    assert bits[0] < 1.0
+    assert away[-1] < 0.1
+
+
+@given(st.integers(0, 8), st.integers(0, 2**32))
+def test_lattice_symbols_round_trip(exponent: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mean, scale = rng.integers(-1792, 1793, 50), rng.integers(0, cdf.Z_SCALE_COUNT, 50)
+    lattice = lossy._Lattice(np.array([exponent]))
+    posterior = rng.integers(-1792, 1793, 50), rng.integers(8, 65, 50)
+    symbols, loss = lattice.choose((mean, scale), posterior, 0, 1.0)
+    starts, freqs = lattice.intervals(symbols, (mean, scale), 0)
+    assert (freqs > 0).all()
+    assert loss >= (cdf.PRECISION - np.log2(freqs)).sum() - 1e-6
+    message = Message(1)
+    message.reserve(50)
+    message.size = kernels.push_intervals(message.heads, message.words, message.size, starts, freqs)
+    assert np.array_equal(lattice.pop(message, (mean, scale), 0), lattice.value(symbols, lattice.centre(mean), 0))
+    assert message.empty
+
+
+def test_samples_follow_the_model(binary_model: Model) -> None:
+    """The mean of many draws is the probability that the coder uses: checked on the first pixel, which sees none."""
+    assert isinstance(binary_model.coder, ImageCoder)
+    z = np.repeat(np.array([[3, -9, 20, 0]]), 4000, 0)
+    drawn = lossy.sample_images(binary_model.coder, z, 4000, seed=0)
+    logits = binary_model.coder.networks.logits(drawn[:1], binary_model.coder.networks.features(z[:1]))
+    expected = 1 - cdf.bernoulli_cdf(logits)[0, 0, 0] / 2**cdf.PRECISION
+    assert drawn[:, 0, 0].mean() == pytest.approx(expected, abs=4 * 0.5 / 4000**0.5)
+    assert not np.array_equal(drawn, lossy.sample_images(binary_model.coder, z, 4000, seed=1))
+
+
+def test_draws_from_the_prior(any_binary_model: Model) -> None:
+    coder = any_binary_model.coder
+    assert isinstance(coder, ImageCoder)
+    if coder.config.prior == "gaussian":
+        z = lossy.sample_prior(coder, 5000, seed=0) / cdf.Z_STEPS
+        assert np.abs(z.mean(0)).max() < 0.08
+        assert np.abs(z.std(0) - 1).max() < 0.05
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_damaged_files_are_refused(binary_model: Model, data: st.DataObject) -> None:
+    sound = coded(binary_model, binary_images(5, 8), fidelity=9.0).to_bytes()
+    damaged = bytearray(sound)
+    damaged[data.draw(st.integers(0, len(sound) - 1))] ^= data.draw(st.integers(1, 255))
+    with pytest.raises((CorruptFile, NotAVlaeFile, UnsupportedVersion)):
+        lossy.LossyFile.from_bytes(bytes(damaged))
+    # With a checksum that fits, it is an error of the family, or draws something: there is no digest to compare with.
+    sealed = bytes(damaged[:-4]) + zlib.crc32(damaged[:-4]).to_bytes(4, "little")
+    with contextlib.suppress(VlaeError):
+        lossy.reconstruct(lossy.LossyFile.from_bytes(sealed), binary_model)
+
+
+def test_a_photograph_of_z(tiny_model: Model) -> None:
+    image = Image.fromarray(picture("smooth", 37, 50))
+    file = lossy.LossyFile.from_bytes(lossy.encode_photograph(image, tiny_model, "a.png", fidelity=20.0).to_bytes())
+    assert file.bits > 0
+    first = lossy.reconstruct(file, tiny_model, seed=3)
+    assert first.shape == (1, 1, 37, 50, 3)
+    assert np.array_equal(first, lossy.reconstruct(file, tiny_model, seed=3))
+    two = lossy.reconstruct(file, tiny_model, seed=2, samples=2)
+    assert np.array_equal(two[1], first[0])
+    mean = lossy.reconstruct(file, tiny_model, seed=2, samples=2, mean=True)
+    assert np.abs(mean[0].astype(float) - two.mean(0)).max() <= 0.5
+
+
+def test_models_without_z_have_no_lossy_code(tiny_model: Model) -> None:
+    from vlae_codec import load_model
+
+    with pytest.raises(UnknownModel, match="has no z"):
+        coded(load_model(GOLDEN / "tiny-binary-no-z.safetensors", "cpu"), binary_images(2, 8))
+
+
+@pytest.mark.parametrize("name", ["tiny-binary", "tiny-binary-vae"])
+def test_golden_lossy_files_draw_the_same_for_ever(name: str) -> None:
+    file = lossy.LossyFile.from_bytes((GOLDEN / f"{name}-lossy.vlae").read_bytes())
+    drawn = lossy.reconstruct(file, seed=7)
+    assert np.array_equal(np.packbits(drawn), np.load(GOLDEN / f"{name}-drawn.npy"))
+
+
+def test_more_draws_never_make_the_likelihood_bound_looser(binary_model: Model) -> None:
+    images = binary_images(6, 8)
+    assert isinstance(binary_model.coder, ImageCoder)
+    bounds = [
+        importance_nll(binary_model.coder, images, samples, np.random.default_rng(0)).mean() for samples in (1, 30, 900)
+    ]
+    assert bounds[0] > bounds[1] - 0.05
+    assert bounds[1] > bounds[2] - 0.05
+
+
+def test_evaluation_of_a_model_without_z_is_exact() -> None:
+    from vlae_codec import load_model
+
+    model = load_model(GOLDEN / "tiny-binary-no-z.safetensors", "cpu")
+    result = evaluate(model, binary_images(300, 8), samples=3, limit=300)
+    assert result["importance"]["nats"] == pytest.approx(result["nats"]["elbo"])
+    # What is over the ELBO: head, index, end, lanes and checksums.
+    assert 0 < result["archive"]["bytes"] - 300 * result["nats"]["elbo"] / np.log(2.0) / 8 < 200
+    with pytest.raises(UnknownModel, match="for photographs"):
+        evaluate(load_model(GOLDEN / "tiny.safetensors", "cpu"), binary_images(3, 8))

@@ -1,0 +1,1 @@
+"""The ANS message, integer CDFs and codecs. Uses `errors` alone."""

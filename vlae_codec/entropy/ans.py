@@ -1,0 +1,167 @@
+"""The ANS message: lanes (heads) and a stack of words, word for word that of craystack.
+
+Range asymmetric numeral systems (Duda 2013), vectorised over lanes (Giesen 2014). Each head is an integer in
+[2^31, 2^63). A push that would make a head too large first moves its low 32 bits onto the stack; a pop that leaves a
+head below 2^31 takes 32 bits back. Within one vector the first lane's word is on top, so pushing lanes one by one in
+reverse order, and popping them in order, gives the same words as the vector does: `kernels` relies on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vlae_codec.errors import CorruptFile, EmptyMessage
+
+#: Smallest value of a head.
+HEAD_MIN = 1 << 31
+#: Largest supported precision: a head of 2^31 must still tell all its symbols apart.
+MAX_PRECISION = 31
+
+Words = NDArray[np.uint32]
+Integers = NDArray[np.uint64]
+
+
+class Message:
+    """A stack of symbols, coded over a number of lanes.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the heads. A push or pop codes one symbol per head, or per leading part of them if its arrays are
+        smaller (the flat heads' first ``n``).
+
+    Attributes
+    ----------
+    heads : array of uint64, flat
+        The lanes, each in [2^31, 2^63).
+
+    Examples
+    --------
+    >>> message = Message(4)
+    >>> message.push([1, 2, 3, 0], [1, 1, 1, 1], 2)
+    >>> cf, commit = message.pop(2)
+    >>> commit(cf, 1)
+    >>> cf.tolist()
+    [1, 2, 3, 0]
+    """
+
+    def __init__(self, shape: int | tuple[int, ...] = 1) -> None:
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.heads: Integers = np.full(int(np.prod(self.shape)), HEAD_MIN, np.uint64)
+        # The stack's top is at the end, so that it grows without a copy; `reserve` doubles it as needed.
+        self.words: Words = np.empty(64, np.uint32)
+        self.size = 0
+
+    @property
+    def lanes(self) -> int:
+        """Number of heads."""
+        return len(self.heads)
+
+    @property
+    def empty(self) -> bool:
+        """True when nothing is left that was pushed."""
+        return self.size == 0 and bool((self.heads == HEAD_MIN).all())
+
+    def bits(self) -> float:
+        """What the message holds, in bits: 32 for each word, and the logarithm of each head above its minimum."""
+        return 32.0 * self.size + float(np.log2(self.heads.astype(np.float64) / HEAD_MIN).sum())
+
+    def copy(self) -> Message:
+        """An independent copy."""
+        other = Message(self.shape)
+        other.heads = self.heads.copy()
+        other.words = self.words[: self.size].copy()
+        other.size = self.size
+        return other
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many more words."""
+        needed = self.size + count
+        if needed > len(self.words):
+            grown = np.empty(max(needed, len(self.words) * 3 // 2), np.uint32)
+            grown[: self.size] = self.words[: self.size]
+            self.words = grown
+
+    def _flat(self, values: ArrayLike, count: int | None = None) -> Integers:
+        array = np.asarray(values)
+        array = np.full(count or 1, array) if array.ndim == 0 else array.ravel()
+        if array.dtype.kind not in "iu" or array.size > self.lanes or (array.size and int(array.min()) < 0):
+            raise ValueError(
+                f"{array.size} values of dtype {array.dtype}, expected at most {self.lanes} non-negative integers"
+            )
+        return array.astype(np.uint64)
+
+    def push(self, starts: ArrayLike, freqs: ArrayLike, precision: int) -> None:
+        """Push one symbol per lane, given its interval [start, start + freq) of [0, 2^precision).
+
+        Raises ``ValueError`` for an interval that is empty or not inside.
+        """
+        starts_ = np.asarray(starts)
+        start = self._flat(starts_)
+        freq = self._flat(freqs, start.size)
+        if not 1 <= precision <= MAX_PRECISION:
+            raise ValueError(f"precision {precision}, expected 1..{MAX_PRECISION}")
+        if freq.size != start.size or (freq < 1).any() or (start + freq > (1 << precision)).any():
+            raise ValueError(f"an interval is empty or not inside [0, 2^{precision})")
+        head = self.heads[: start.size]
+        over = head >= freq << np.uint64(63 - precision)
+        out = head[over].astype(np.uint32)
+        self.reserve(out.size)
+        self.words[self.size : self.size + out.size] = out[::-1]
+        self.size += out.size
+        head = np.where(over, head >> np.uint64(32), head)
+        self.heads[: start.size] = ((head // freq) << np.uint64(precision)) + head % freq + start
+
+    def pop(self, precision: int, count: int | None = None) -> tuple[Integers, Callable[[ArrayLike, ArrayLike], None]]:
+        """Look at the top symbol of the first ``count`` lanes (default all).
+
+        Returns
+        -------
+        The cumulative frequencies, uint64 in [0, 2^precision), and a function that, given the starts and freqs of
+        the symbols found there, removes them. It raises `EmptyMessage` when the stack has too few words.
+        """
+        head = self.heads[: self.lanes if count is None else count].copy()
+        cf = head & np.uint64((1 << precision) - 1)
+
+        def commit(starts: ArrayLike, freqs: ArrayLike) -> None:
+            start = self._flat(starts, head.size)
+            freq = self._flat(freqs, head.size)
+            new = freq * (head >> np.uint64(precision)) + cf - start
+            under = new < HEAD_MIN
+            wanted = int(under.sum())
+            if wanted > self.size:
+                raise EmptyMessage(f"{wanted} words popped from a message that holds {self.size}")
+            taken = self.words[self.size - wanted : self.size][::-1].astype(np.uint64)
+            self.size -= wanted
+            new[under] = (new[under] << np.uint64(32)) | taken
+            self.heads[: head.size] = new
+
+        return cf, commit
+
+    def flatten(self) -> Words:
+        """The message as words: the heads' upper halves, their lower halves, then the stack from its top."""
+        return np.concatenate(
+            [
+                (self.heads >> np.uint64(32)).astype(np.uint32),
+                self.heads.astype(np.uint32),
+                self.words[: self.size][::-1],
+            ]
+        )
+
+    @classmethod
+    def unflatten(cls, words: Words, shape: int | tuple[int, ...]) -> Message:
+        """The inverse of `flatten`; `CorruptFile` for too few words or a head out of range."""
+        message = cls(shape)
+        lanes = message.lanes
+        if len(words) < 2 * lanes:
+            raise CorruptFile(f"ANS message of {len(words)} words, expected at least {2 * lanes} for {lanes} lanes")
+        wide = np.asarray(words[: 2 * lanes]).astype(np.uint64)
+        message.heads = (wide[:lanes] << np.uint64(32)) | wide[lanes:]
+        if (message.heads < HEAD_MIN).any() or (message.heads >> np.uint64(63)).any():
+            raise CorruptFile("ANS message with a head outside [2^31, 2^63)")
+        message.words = np.asarray(words[2 * lanes :])[::-1].astype(np.uint32)
+        message.size = len(message.words)
+        return message

@@ -1,0 +1,1 @@
+"""One module a kind of .vlae file. Uses images/, coding/ and what stands below them."""

@@ -1,0 +1,395 @@
+"""The .vlae file: what is written, and every check on what is read. FORMAT.md is its specification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.stages import Stage, StageKind
+
+#: A byte that is no text, the name, and line ends that a transfer as text would change.
+MAGIC = b"\x89VLAE\r\n\x1a"
+VERSION = 1
+#: Largest image that is read or written unless a caller gives another limit, in pixels.
+MAX_PIXELS = 1 << 28
+#: Largest width and height that the format holds.
+MAX_SIDE = (1 << 31) - 1
+#: Largest metadata block after inflation, in bytes.
+MAX_METADATA = 1 << 24
+#: Longest name of a source file, in bytes of UTF-8.
+MAX_NAME = 255
+#: What stands for the kind of an alpha channel that has one value.
+CONSTANT = 255
+#: Largest number of lanes that this version writes or reads.
+MAX_LANES = 256
+
+
+class Mode(IntEnum):
+    """How the pixels are coded."""
+
+    VLAE = 0
+    FALLBACK = 1
+    #: Many images, see `vlae_codec.formats.archive`.
+    ARCHIVE = 2
+    #: z only, see `vlae_codec.formats.lossy`.
+    LOSSY = 3
+    #: The source file as it is.
+    STORED = 4
+
+
+class PixelKind(IntEnum):
+    """What the coded channels mean."""
+
+    RGB = 0
+    #: RGB whose three channels are equal: one is coded.
+    GREY_AS_RGB = 1
+    #: Pillow's mode L.
+    GREY = 2
+    #: The same three with an alpha channel, which is coded by itself; `GREY_ALPHA` is Pillow's mode LA.
+    RGBA = 3
+    GREY_AS_RGBA = 4
+    GREY_ALPHA = 5
+
+    @property
+    def image_mode(self) -> str:
+        """Pillow's mode of the image."""
+        return ("RGB", "RGB", "L", "RGBA", "RGBA", "LA")[self]
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether an alpha channel is coded by itself."""
+        return self >= PixelKind.RGBA
+
+
+class FallbackKind(IntEnum):
+    """How a fallback's payload is coded."""
+
+    WEBP = 0
+    PNG = 1
+    DEFLATE = 2
+    JXL = 3
+
+
+class Reason(IntEnum):
+    """Why a source file is stored as it is."""
+
+    LOSSY = 0
+    SMALLEST = 1
+    DEPTH = 2
+    FRAMES = 3
+    FORMAT = 4
+    METADATA = 5
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return (
+            "its format loses pixels, and their exact values would take more bytes than the file",
+            "nothing smaller was found",
+            "it has more than 8 bits per channel",
+            "it has several frames",
+            "its format cannot be written anew exactly",
+            "a file written anew would not hold all of its metadata",
+        )[self]
+
+
+@dataclass
+class Header:
+    """All of a .vlae file but its payload.
+
+    ``digest`` is `pixel_digest` of the image. ``costs`` are the ideal code lengths of z under the prior, of z under
+    the posterior, and of the pixels, each rounded to whole bits.
+    """
+
+    mode: Mode
+    width: int
+    height: int
+    digest: bytes
+    metadata: dict[str, Any] = field(default_factory=dict)
+    # Of mode VLAE:
+    model_id: bytes = bytes(8)
+    pixel_kind: PixelKind = PixelKind.RGB
+    lanes: int = 1
+    occurring: NDArray[np.bool_] | None = None
+    stages: list[Stage] = field(default_factory=list)
+    costs: tuple[int, int, int] = (0, 0, 0)
+    #: The coded alpha channel, of the pixel kinds that have one: a byte of its `FallbackKind` and its form, or
+    #: `CONSTANT` and the value.
+    alpha: bytes = b""
+    # Of mode FALLBACK:
+    fallback_kind: FallbackKind = FallbackKind.DEFLATE
+    pillow_mode: str = "RGB"
+
+    @property
+    def channels(self) -> int:
+        """Channels that the VLAE codes."""
+        return 3 if self.pixel_kind in (PixelKind.RGB, PixelKind.RGBA) else 1
+
+
+def pixel_digest(mode: str, size: tuple[int, int], parts: Iterable[bytes | memoryview]) -> bytes:
+    """The first 8 bytes of BLAKE2b over the Pillow mode, the size and the bytes of the pixels, part by part."""
+    state = hashlib.blake2b(f"{mode} {size[0]} {size[1]}\n".encode(), digest_size=8)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse an image without pixels or with too many; `UnsupportedImage` says how to raise the limit."""
+    if size[0] * size[1] < 1 or max(size) > MAX_SIDE:
+        raise UnsupportedImage(f"{name} has {size[0]} x {size[1]} pixels, expected sides of 1 to {MAX_SIDE}")
+    if size[0] * size[1] > max_pixels:
+        raise UnsupportedImage(
+            f"{name} has {size[0]} x {size[1]} pixels, more than {max_pixels}; --max-pixels raises the limit"
+        )
+
+
+def mode_of(data: bytes) -> Mode:
+    """The mode of a file from its first bytes; the errors of `read` if it has none."""
+    if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2 or data[len(MAGIC)] != VERSION:
+        read(data)
+    return Mode(Reader(data[len(MAGIC) + 1 :]).byte("the mode", len(Mode)))
+
+
+def write_varint(value: int) -> bytes:
+    """A non-negative integer, seven bits a byte, lowest first, the top bit set on all but the last."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Reader:
+    """Takes fields off the front of some bytes; `CorruptFile` where there are too few."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, count: int, what: str) -> bytes:
+        """So many bytes."""
+        part = self.data[self.at : self.at + count]
+        if len(part) < count:
+            raise CorruptFile(f"file ends inside {what}: {len(part)} bytes found, {count} expected")
+        self.at += count
+        return part
+
+    def byte(self, what: str, count: int) -> int:
+        """One byte below ``count``."""
+        value = self.take(1, what)[0]
+        if value >= count:
+            raise CorruptFile(f"{what} is {value}, expected below {count}")
+        return value
+
+    def varint(self, what: str, low: int, high: int) -> int:
+        """A varint within low..high, in its shortest form."""
+        value = shift = 0
+        while True:
+            byte = self.take(1, what)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+            if shift > 63:
+                raise CorruptFile(f"{what} is too long a number")
+        if not low <= value <= high or (byte == 0 and shift):
+            raise CorruptFile(f"{what} is {value}, expected {low}..{high}")
+        return value
+
+
+def write(header: Header, payload: bytes) -> bytes:
+    """The bytes of a .vlae file."""
+    out = bytearray(MAGIC)
+    out.append(VERSION)
+    out.append(header.mode)
+    out += write_varint(header.width) + write_varint(header.height)
+    out += header.digest
+    metadata = b""
+    if header.metadata:
+        text = json.dumps(header.metadata, sort_keys=True, separators=(",", ":")).encode()
+        if len(text) > MAX_METADATA:
+            raise UnsupportedImage(f"image with {len(text)} bytes of metadata, at most {MAX_METADATA} are supported")
+        metadata = zlib.compress(text, 9)
+    out += write_varint(len(metadata)) + metadata
+    if header.mode is Mode.VLAE:
+        assert header.occurring is not None
+        out += header.model_id
+        out.append(header.pixel_kind)
+        out += write_varint(header.lanes)
+        for row in header.occurring:
+            # A mask only where values are missing; otherwise one zero.
+            out.append(0 if row.all() else 1)
+            if not row.all():
+                out += np.packbits(row, bitorder="little").tobytes()
+        out += write_varint(len(header.stages))
+        for stage in header.stages:
+            patches = -(-(stage.bottom - stage.top) // VLAEConfig.Z_PATCH)
+            out += write_varint(patches << 2 | stage.kind)
+        for cost in header.costs:
+            out += write_varint(cost)
+        if header.pixel_kind.has_alpha:
+            out += write_varint(len(header.alpha)) + header.alpha
+    else:
+        out.append(header.fallback_kind)
+        name = header.pillow_mode.encode("ascii")
+        out += write_varint(len(name)) + name
+    out += write_varint(len(payload)) + payload
+    out += zlib.crc32(out).to_bytes(4, "little")
+    return bytes(out)
+
+
+def write_stored(reason: Reason, name: str, content: bytes) -> bytes:
+    """The bytes of a .vlae file that holds a source file as it is."""
+    out = bytearray(MAGIC) + bytes([VERSION, Mode.STORED, reason])
+    encoded = name.encode()
+    out += write_varint(len(encoded)) + encoded
+    out += hashlib.blake2b(content, digest_size=8).digest()
+    out += write_varint(len(content)) + content
+    out += zlib.crc32(out).to_bytes(4, "little")
+    return bytes(out)
+
+
+def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
+    """The inverse of `write_stored`; raises as `read` does."""
+    mode, reader = _checked(data)
+    if mode is not Mode.STORED:
+        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a stored file")
+    reason = Reason(reader.byte("the reason", len(Reason)))
+    raw = reader.take(reader.varint("the name's length", 0, MAX_NAME), "the name")
+    digest = reader.take(8, "the checksum of the content")
+    content = reader.take(reader.varint("the content's length", 0, len(data)), "the content")
+    if reader.at != len(reader.data):
+        raise CorruptFile(f"{len(reader.data) - reader.at} bytes after the content, expected none")
+    found = hashlib.blake2b(content, digest_size=8).digest()
+    if found != digest:
+        raise CorruptFile(f"checksum of the stored file is {found.hex()}, {digest.hex()} is stored")
+    name = raw.decode("utf-8", "replace")
+    if name and not is_file_name(name):
+        raise CorruptFile(f"{name[:80]!r} cannot be the name of a file")
+    return reason, name, content
+
+
+def is_file_name(name: str) -> bool:
+    """Whether text can be the name of a file in any folder: no folder, no control characters, not too long."""
+    return (
+        name not in ("", ".", "..")
+        and not any(c in "/\\:" or ord(c) < 32 or c == "\ufffd" for c in name)
+        and len(name.encode("utf-8", "replace")) <= MAX_NAME
+    )
+
+
+def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
+    """Header and payload of a .vlae file that holds one image, with every field checked.
+
+    Raises
+    ------
+    NotAVlaeFile, UnsupportedVersion, CorruptFile
+    UnsupportedImage
+        If the image has more than ``max_pixels``.
+    """
+    mode, reader = _checked(data)
+    if mode not in (Mode.VLAE, Mode.FALLBACK):
+        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a single image")
+    body = reader.data
+    width, height = reader.varint("the width", 1, MAX_SIDE), reader.varint("the height", 1, MAX_SIDE)
+    check_size((width, height), "the file", max_pixels)
+    digest = reader.take(8, "the checksum of the pixels")
+    metadata = _read_metadata(reader.take(reader.varint("the metadata's length", 0, MAX_METADATA), "the metadata"))
+    header = Header(mode, width, height, digest, metadata)
+    if mode is Mode.VLAE:
+        header.model_id = reader.take(8, "the model id")
+        header.pixel_kind = PixelKind(reader.byte("the pixel kind", len(PixelKind)))
+        header.lanes = reader.varint("the number of lanes", 1, MAX_LANES)
+        header.occurring = np.stack([_read_mask(reader) for _ in range(header.channels)])
+        header.stages = _read_stages(reader, height)
+        low, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))
+        header.costs = (low, posterior, pixels)
+        if header.pixel_kind.has_alpha:
+            header.alpha = reader.take(reader.varint("the alpha channel's length", 2, len(body)), "the alpha channel")
+    else:
+        header.fallback_kind = FallbackKind(reader.byte("the fallback", len(FallbackKind)))
+        name = reader.take(reader.varint("the mode's length", 1, 16), "the mode's name")
+        header.pillow_mode = name.decode("ascii", "replace")
+    payload = reader.take(reader.varint("the payload's length", 0, len(body)), "the payload")
+    if reader.at != len(body):
+        raise CorruptFile(f"{len(body) - reader.at} bytes after the payload, expected none")
+    return header, payload
+
+
+def _checked(data: bytes) -> tuple[Mode, Reader]:
+    """The mode of a file whose checksum is right, and a reader of what follows it."""
+    if not data:
+        raise NotAVlaeFile("the file is empty, expected a .vlae file")
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise NotAVlaeFile(f"the file begins with {data[:8].hex(' ')}, expected {MAGIC.hex(' ')}: not a .vlae file")
+    reader = Reader(data)
+    reader.take(len(MAGIC), "the magic")
+    version = reader.take(1, "the version")[0]
+    if version != VERSION:
+        raise UnsupportedVersion(f"the file has format version {version}, this release reads version {VERSION}")
+    body, stored = data[:-4], int.from_bytes(data[-4:], "little")
+    if len(data) < len(MAGIC) + 5 or zlib.crc32(body) != stored:
+        raise CorruptFile(
+            f"checksum of the file is {zlib.crc32(body):08x}, {stored:08x} is stored: damaged, cut short or lengthened"
+        )
+    reader.data = body
+    return Mode(reader.byte("the mode", len(Mode))), reader
+
+
+def _read_metadata(data: bytes) -> dict[str, Any]:
+    if not data:
+        return {}
+    try:
+        inflater = zlib.decompressobj()
+        text = inflater.decompress(data, MAX_METADATA)
+        if not inflater.eof or inflater.unused_data:
+            raise ValueError("longer than it may be, or cut short")
+        metadata = json.loads(text)
+        if not isinstance(metadata, dict):
+            raise ValueError("not a JSON object")
+        # JSON can hold halves of surrogate pairs, which are no text and could not be printed or written.
+        json.dumps(metadata, ensure_ascii=False).encode()
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise CorruptFile(f"the metadata cannot be read: {error}") from None
+    return metadata
+
+
+def _read_mask(reader: Reader) -> NDArray[np.bool_]:
+    if reader.byte("a mask's flag", 2) == 0:
+        return np.ones(256, np.bool_)
+    packed = np.frombuffer(reader.take(32, "a mask of values"), np.uint8)
+    mask = np.unpackbits(packed, bitorder="little").astype(np.bool_)
+    if not mask.any() or mask.all():
+        raise CorruptFile(f"a mask of values has {mask.sum()} of 256, expected 1..255")
+    return mask
+
+
+def _read_stages(reader: Reader, height: int) -> list[Stage]:
+    patch = VLAEConfig.Z_PATCH
+    rows = -(-height // patch)
+    stages: list[Stage] = []
+    top = 0
+    for _ in range(reader.varint("the number of stages", 1, rows)):
+        value = reader.varint("a stage", 4, rows << 2 | 3)
+        if value & 3 >= len(StageKind):
+            raise CorruptFile(f"a stage of kind {value & 3}, expected below {len(StageKind)}")
+        bottom = min(top + (value >> 2) * patch, height)
+        stages.append(Stage(top, bottom, StageKind(value & 3)))
+        if bottom == top:
+            raise CorruptFile("a stage begins below the image")
+        top = bottom
+    if top != height:
+        raise CorruptFile(f"the stages cover {top} rows, expected {height}")
+    return stages

@@ -1,0 +1,444 @@
+"""Compress, decompress and explain: the Python interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlae_codec.coding.photo import SMALL, Alphabet, Progress, no_progress
+from vlae_codec.entropy.ans import Message
+from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
+from vlae_codec.images import io as imaging
+from vlae_codec.images.fallback import digest_of, quick_size, read_fallback, smallest_fallback, values_of
+from vlae_codec.images.metadata import metadata_of, metadata_of_file, restore_metadata
+from vlae_codec.registry import Model, find_model, load_model
+from vlae_codec.stages import StageKind
+
+from . import header as container
+from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, pixel_digest
+
+#: A quick WebP below this share of the VLAE's size makes the slow fallbacks worth trying. On photographs the best WebP
+#: was 0.5 to 12 % smaller than the quick one, and took over a hundred times as long.
+FALLBACK_SHARE = 1.2
+#: Keys of the metadata for the source file's name, and for its format where the name does not tell.
+NAME, FORMAT = "name", "format"
+#: Parts of a file that `info` tells apart.
+BITS = ("z_prior", "z_posterior", "pixels", "alpha", "lanes_and_flush", "header")
+#: Pillow's modes that the VLAE codes.
+CODED_MODES = tuple(kind.image_mode for kind in PixelKind)
+
+
+def compress(
+    image: Image.Image | np.ndarray,
+    model: Model | None = None,
+    *,
+    verify: bool = True,
+    progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
+) -> bytes:
+    """Compress an image without loss.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image, or array of uint8, shape (H, W), (H, W, 3) or (H, W, 4)
+        RGB and grey images take the VLAE, other modes a lossless fallback, as do pictures for which that is smaller.
+    model : Model, optional
+        From `load_model`; by default the shipped one for photographs.
+    verify : bool
+        Decode the result and compare before returning it.
+    progress : function
+        Called with the pixels done since its last call; with ``verify``, each pixel counts twice.
+    max_pixels : int
+        Refuse an image that has more.
+
+    Returns
+    -------
+    The bytes of a .vlae file.
+
+    Raises
+    ------
+    UnsupportedImage
+        If the image has no pixels or too many, or an array has another shape or dtype.
+    VerificationFailed
+        If the decoded pixels differ; nothing that this function returned ever had.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> image = Image.linear_gradient("L").resize((32, 32))
+    >>> decompress(compress(image)).tobytes() == image.tobytes()
+    True
+    """
+    image = _as_image(image)
+    container.check_size(image.size, "the image", max_pixels)
+    return _compress(_subject(image), metadata_of(image), model, verify, progress)
+
+
+#: An image as its values (H, W[, C]), if its mode is one that the VLAE codes.
+Subject = np.ndarray | Image.Image
+
+
+def _subject(image: Image.Image) -> Subject:
+    return values_of(image) if image.mode in CODED_MODES else image
+
+
+def _compress(
+    subject: Subject, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress
+) -> bytes:
+    """Of a large image only one copy lives at a time, if the caller keeps none."""
+    data = b""
+    if isinstance(subject, Image.Image):
+        header = Header(Mode.FALLBACK, *subject.size, digest_of(subject), metadata, pillow_mode=subject.mode)
+    else:
+        model = model or load_model()
+        planes, kind = imaging.to_planes(subject)
+        size = (subject.shape[1], subject.shape[0])
+        digest = pixel_digest(kind.image_mode, size, [subject.data.cast("B")])
+        header = Header(Mode.VLAE, *size, digest, metadata, pillow_mode=kind.image_mode)
+        header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
+        data = _vlae(planes, kind, header, model, progress)
+        del planes
+    if isinstance(subject, Image.Image) or _fallback_may_win(subject, len(data)):
+        image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
+        del subject
+        header.mode = Mode.FALLBACK
+        header.fallback_kind, payload = smallest_fallback(image)
+        other = container.write(header, payload)
+        if not data or len(other) < len(data):
+            data = other
+        del image
+    else:
+        del subject
+    if verify:
+        try:
+            _pixels(*container.read(data, container.MAX_SIDE**2), model, progress)
+        except CorruptFile as error:
+            raise VerificationFailed(
+                f"the file does not decode to the image given: {error}; please report this with the image"
+            ) from None
+    return data
+
+
+def compress_file(
+    source: bytes,
+    name: str,
+    model: Model | None = None,
+    *,
+    pixels: bool = False,
+    strip: bool = False,
+    named: bool = True,
+    verify: bool = True,
+    progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
+) -> bytes:
+    """Compress the bytes of an image file, so that `restore_file` gives a file of the same format, name and content.
+
+    The content is the image with its palette and metadata. Where a file written anew would lack something, where the
+    format loses pixels (JPEG), and where nothing smaller is found, the source itself is kept.
+
+    Parameters
+    ----------
+    source : bytes
+    name : str
+        Of the file, without folders; it is restored, unless it is empty or no file could have it.
+    model : Model, optional
+        From `load_model`; by default the shipped one for photographs.
+    pixels : bool
+        Code the pixels in any case, and never keep the source itself.
+    strip : bool
+        Leave out metadata, but for transparency.
+    named : bool
+        Keep the name; without it `restore_file` must be told one with the same suffix.
+    verify : bool
+        Decode the result and compare before returning it.
+    progress, max_pixels
+        As for `compress`.
+
+    Raises
+    ------
+    UnsupportedImage
+        If the file is no image that Pillow reads; with ``pixels`` or ``strip``, if Pillow would read only part of it.
+    VerificationFailed
+        As for `compress`.
+    """
+    name = name if container.is_file_name(name) else ""
+    whole = pixels or strip
+    try:
+        image = imaging.open_image(source, name or "the source", max_pixels)
+    except imaging.NotWhole as error:
+        if whole:
+            raise
+        return container.write_stored(error.reason, name if named else "", source)
+    metadata = metadata_of_file(image, source)
+    reason = None if whole else imaging.reason_to_keep(image, source, metadata)
+    if reason is not None:
+        return container.write_stored(reason, name if named else "", source)
+    if strip:
+        metadata = {key: value for key, value in metadata.items() if key == "transparency"}
+    if name and named:
+        metadata[NAME] = name
+    if not imaging.has_format(name, image.format):
+        metadata[FORMAT] = image.format
+    held = [_subject(image)]
+    # The image itself is not needed any more, and a large one takes as much memory as all else.
+    del image
+    data = _compress(held.pop(), metadata, model, verify, progress)
+    stored = container.write_stored(Reason.SMALLEST, name if named else "", source)
+    return stored if len(stored) <= len(data) and not whole else data
+
+
+def restore_file(
+    data: bytes,
+    model: Model | None = None,
+    *,
+    name: str = "",
+    progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
+) -> tuple[str, bytes]:
+    """The name and the bytes of the file that `compress_file` was given, or of one that holds the same image.
+
+    An image that was no file, or whose format cannot be written here, becomes a PNG, or a TIFF if PNG cannot hold it.
+    ``name`` stands in where the file holds none. Raises as `decompress` does.
+    """
+    if container.mode_of(data) is Mode.STORED:
+        _, found, content = container.read_stored(data)
+        progress(1)
+        return found or name, content
+    image = decompress(data, model, progress=progress, max_pixels=max_pixels)
+    metadata = container.read(data, max_pixels)[0].metadata
+    found, fmt = str(metadata.get(NAME, "")), metadata.get(FORMAT)
+    name = found if container.is_file_name(found) else name
+    for choice in (str(fmt or imaging.format_of(name)), "PNG", "TIFF"):
+        try:
+            if choice in imaging.RESTORED:
+                encoded = imaging.encode_file(image, choice, metadata)
+                # Never a PNG under the name of a JPEG.
+                wrong = name and choice not in (fmt, imaging.format_of(name))
+                return f"{name}.{choice.lower()}" if wrong else name, encoded
+        except UnsupportedImage:
+            if choice == "TIFF":
+                raise
+    raise UnsupportedImage(f"no format found for an image of mode {image.mode}")
+
+
+def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise UnsupportedImage(
+            f"array of {array.dtype}, shape {array.shape}; expected uint8 (H, W), (H, W, 3) or (H, W, 4)"
+        )
+    if array.size == 0:
+        raise UnsupportedImage(f"array of shape {array.shape} has no pixels")
+    return Image.fromarray(array)
+
+
+def _vlae(planes: np.ndarray, kind: PixelKind, header: Header, model: Model, progress: Progress) -> bytes:
+    """The smallest .vlae file that the model makes of the planes."""
+    ways = [StageKind.BITS_BACK]
+    if not model.photographs.config.z_channels:
+        ways = [StageKind.WITHOUT_Z]
+    elif planes.size <= SMALL:
+        ways = list(StageKind)
+    best: bytes | None = None
+    for way in ways:
+        try:
+            data = encode_as(way, planes, kind, header, model, progress if best is None else no_progress)
+        except EmptyMessage:
+            # z wanted more bits than its stage was planned for; the plan leaves room, so this is rare.
+            data = encode_as(StageKind.WITHOUT_Z, planes, kind, header, model)
+        if best is None or len(data) < len(best):
+            best = data
+    assert best is not None
+    return best
+
+
+def encode_as(
+    way: StageKind, planes: np.ndarray, kind: PixelKind, header: Header, model: Model, progress: Progress = no_progress
+) -> bytes:
+    """A .vlae file of planes (H, W, 3) whose z is coded in a given way; fills in the header."""
+    header.mode, header.model_id, header.pixel_kind = Mode.VLAE, model.id, kind
+    alphabet = Alphabet.of(planes, header.channels)
+    message, stages, costs = model.photographs.encode(planes, alphabet, way, progress)
+    header.lanes, header.stages, header.occurring = message.lanes, stages, alphabet.occurring
+    header.costs = (round(costs.z_prior), round(costs.z_posterior), round(costs.pixels))
+    return container.write(header, message.flatten().astype("<u4").tobytes())
+
+
+def _fallback_may_win(values: np.ndarray, size: int) -> bool:
+    return values.shape[0] * values.shape[1] * 3 <= SMALL or quick_size(values) < FALLBACK_SHARE * size
+
+
+def _encode_alpha(values: np.ndarray) -> bytes:
+    """The last channel of values (H, W, C) as a header holds it."""
+    alpha = np.ascontiguousarray(values[..., -1])
+    if alpha.min() == alpha.max():
+        return bytes([CONSTANT, alpha[0, 0]])
+    kind, data = smallest_fallback(Image.fromarray(alpha))
+    return bytes([kind]) + data
+
+
+def _decode_alpha(header: Header) -> np.ndarray | None:
+    """The inverse of `_encode_alpha`: uint8 (H, W)."""
+    if not header.pixel_kind.has_alpha:
+        return None
+    kind, data = header.alpha[0], header.alpha[1:]
+    if kind == CONSTANT and len(data) == 1:
+        return np.full((header.height, header.width), data[0], np.uint8)
+    if kind >= len(FallbackKind):
+        raise CorruptFile(f"the alpha channel is coded as kind {kind}, expected below {len(FallbackKind)}")
+    return np.asarray(read_fallback(FallbackKind(kind), data, "L", (header.width, header.height)))
+
+
+def decompress(
+    data: bytes,
+    model: Model | None = None,
+    *,
+    progress: Progress = no_progress,
+    max_pixels: int = container.MAX_PIXELS,
+) -> Image.Image:
+    """The image in a .vlae file.
+
+    Parameters
+    ----------
+    data : bytes
+    model : Model, optional
+        The one that made the file; by default it is found by the id in the file.
+    max_pixels : int
+        Refuse a file whose image has more, before memory is taken.
+
+    Raises
+    ------
+    UnsupportedImage
+        If the image has more than ``max_pixels``.
+    NotAVlaeFile, UnsupportedVersion, CorruptFile
+        If the data are no .vlae file, or one that is damaged. Pixels are returned only if their checksum is right.
+    UnknownModel
+        If the model is not here, or ``model`` is another one.
+    UnsupportedImage
+        If the file holds a source file as it is, which Pillow reads only in part; `restore_file` gives that file.
+    """
+    if container.mode_of(data) is Mode.STORED:
+        _, name, content = container.read_stored(data)
+        return imaging.open_image(content, f"the stored file {name}".strip(), max_pixels)
+    header, payload = container.read(data, max_pixels)
+    pixels = _pixels(header, payload, model, progress)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    restore_metadata(image, header.metadata)
+    return image
+
+
+def _pixels(header: Header, payload: bytes, model: Model | None, progress: Progress) -> Image.Image | np.ndarray:
+    """An image, or what `PIL.Image.fromarray` makes into one; `CorruptFile` unless its checksum is right."""
+    size = (header.width, header.height)
+    pixels: Image.Image | np.ndarray
+    if header.mode is Mode.FALLBACK:
+        pixels = read_fallback(header.fallback_kind, payload, header.pillow_mode, size)
+        digest = digest_of(pixels)
+        progress(header.width * header.height)
+    else:
+        pixels = _decode(header, payload, model, progress)
+        digest = pixel_digest(header.pixel_kind.image_mode, size, [pixels.data.cast("B")])
+    if digest != header.digest:
+        raise CorruptFile(f"checksum of the pixels is {digest.hex()}, {header.digest.hex()} is stored")
+    return pixels
+
+
+def _decode(header: Header, payload: bytes, model: Model | None, progress: Progress) -> np.ndarray:
+    assert header.occurring is not None
+    if model is not None and model.id != header.model_id:
+        raise UnknownModel(
+            f"the file was made with model {header.model_id.hex()}, not with {model.name} ({model.id.hex()})"
+        )
+    model = model or find_model(header.model_id)
+    if (
+        any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages)
+        and not model.photographs.config.z_channels
+    ):
+        raise CorruptFile(f"the file codes z, which model {model.name} does not have")
+    if len(payload) % 4:
+        raise CorruptFile(f"the payload has {len(payload)} bytes, expected a multiple of 4")
+    words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
+    message = Message.unflatten(words, header.lanes)
+    alphabet = Alphabet(header.occurring)
+    planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
+    return imaging.from_planes(planes, header.pixel_kind, _decode_alpha(header))
+
+
+def info(data: bytes) -> dict[str, Any]:
+    """What a .vlae file holds and where its bits went, without decoding it.
+
+    Returns
+    -------
+    dict. Of a stored file: ``file_bytes``, ``mode`` (``stored``), ``why``, ``name``, ``stored_bytes``. Otherwise at
+    least ``file_bytes``, ``width``, ``height``, ``pixels`` (the number of subpixels),
+    ``bits_per_subpixel``, ``mode`` (``vlae``, ``vlae-no-z`` or ``fallback``), ``model``, ``window``, ``elbo_bits`` and
+    ``bits``: ``z_prior`` (pushed under p(z)), ``z_posterior`` (popped under q(z|x)), ``pixels``, ``lanes_and_flush``,
+    ``header``. For a fallback, ``model``, ``window`` and ``elbo_bits`` are None and ``pixels`` is its payload.
+    """
+    if container.mode_of(data) is Mode.STORED:
+        reason, name, content = container.read_stored(data)
+        return {
+            "file_bytes": len(data), "format_version": container.VERSION, "mode": "stored", "why": reason.text,
+            "name": name, "stored_bytes": len(content),
+        }  # fmt: skip
+    header, payload = container.read(data, container.MAX_SIDE**2)
+    image_mode = header.pillow_mode if header.mode is Mode.FALLBACK else header.pixel_kind.image_mode
+    try:
+        bands = len(Image.new(image_mode, (1, 1)).getbands())
+    except ValueError:
+        raise CorruptFile(f"the file holds an image of mode {image_mode!r}, which Pillow does not know") from None
+    subpixels = header.width * header.height * bands
+    result: dict[str, Any] = {
+        "file_bytes": len(data),
+        "format_version": container.VERSION,
+        "width": header.width,
+        "height": header.height,
+        "image_mode": image_mode,
+        "pixels": subpixels,
+        "bits_per_subpixel": 8 * len(data) / subpixels,
+        "name": header.metadata.get(NAME, ""),
+        "metadata": sorted(set(header.metadata) - {NAME, FORMAT}),
+    }
+    overhead = 8 * (len(data) - len(payload))
+    if header.mode is Mode.FALLBACK:
+        bits = {
+            "z_prior": 0,
+            "z_posterior": 0,
+            "pixels": 8 * len(payload),
+            "alpha": 0,
+            "lanes_and_flush": 0,
+            "header": overhead,
+        }
+        return result | {
+            "mode": "fallback", "fallback": header.fallback_kind.name.lower(), "model": None, "window": None,
+            "why": "smaller than the VLAE" if image_mode in CODED_MODES else f"no model codes mode {image_mode}",
+            "bits": bits, "elbo_bits": None,
+        }  # fmt: skip
+    prior, posterior, pixels = header.costs
+    elbo = prior - posterior + pixels
+    bits = {
+        "z_prior": prior, "z_posterior": posterior, "pixels": pixels, "alpha": 8 * len(header.alpha),
+        "lanes_and_flush": 8 * len(payload) - elbo, "header": overhead - 8 * len(header.alpha),
+    }  # fmt: skip
+    with_z = any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages)
+    try:
+        model: Model | None = find_model(header.model_id, "cpu")
+    except UnknownModel:
+        model = None
+    return result | {
+        "mode": "vlae" if with_z else "vlae-no-z",
+        "why": "WebP, PNG and deflated pixels are larger, or were judged so by a quick try",
+        "model": model.name if model else None,
+        "model_id": header.model_id.hex(),
+        "window": model.window if model else None,
+        "coded_channels": header.channels,
+        "values": [int(row.sum()) for row in header.occurring] if header.occurring is not None else [],
+        "lanes": header.lanes,
+        "stages": [{"rows": s.bottom - s.top, "z": s.kind.name.lower().replace("_", "-")} for s in header.stages],
+        "bits": bits,
+        "elbo_bits": elbo,
+    }

@@ -1,0 +1,219 @@
+"""Lossless forms that need no model: WebP, PNG, deflated pixels and, where a plugin is installed, JPEG XL."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import itertools
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vlae_codec.errors import CorruptFile, UnsupportedImage
+from vlae_codec.formats.header import FallbackKind, pixel_digest
+
+#: Modes that PNG holds exactly.
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+#: As what WebP holds the modes that it can serve; a palette's indices go as grey, the palette before them.
+WEBP_MODES = {"1": "RGB", "L": "RGB", "LA": "RGBA", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}
+#: The same for JPEG XL.
+JXL_MODES = {"1": "L", "L": "L", "LA": "LA", "P": "L", "RGB": "RGB", "RGBA": "RGBA"}
+#: WebP's limit of each side.
+WEBP_SIDE = 16383
+#: Rows that are looked at together.
+STRIP = 256
+#: Pixels of a large image by which the size of its fallbacks is judged.
+SAMPLED_PIXELS = 1 << 22
+#: Largest image for which WebP and JPEG XL are made: they take some twenty bytes of memory for each pixel.
+SLOW_PIXELS = 1 << 25
+#: Pillow's names of the formats.
+FORMATS = {FallbackKind.PNG: "PNG", FallbackKind.WEBP: "WEBP", FallbackKind.JXL: "JXL"}
+
+
+@contextlib.contextmanager
+def sizes_checked_here() -> Iterator[None]:
+    """Suspend Pillow's limit of 179 megapixels, which is one for the whole process; callers check against their own."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@functools.cache
+def jxl_plugin() -> bool:
+    """Whether Pillow reads and writes JPEG XL here, by pillow-jxl-plugin."""
+    try:
+        importlib.import_module("pillow_jxl")
+    except ImportError:
+        return False
+    return True
+
+
+def digest_of(image: Image.Image) -> bytes:
+    """`pixel_digest` of an image; a palette counts as part of its pixels."""
+    return pixel_digest(image.mode, image.size, itertools.chain([palette_of(image)], _strips(image)))
+
+
+def values_of(image: Image.Image) -> NDArray[np.uint8]:
+    """What `numpy.asarray` gives of an image of 8 bits per channel, (H, W[, C]), without a second copy on the way."""
+    channels = len(image.getbands())
+    values = np.empty((image.height, image.width, *([channels] if channels > 1 else [])), np.uint8)
+    for top in range(0, image.height, STRIP):
+        values[top : top + STRIP] = np.asarray(image.crop((0, top, image.width, min(top + STRIP, image.height))))
+    return values
+
+
+def _strips(image: Image.Image) -> Iterator[bytes]:
+    """The bytes of the pixels, some rows at a time: those of a whole large image would take as much memory again."""
+    for top in range(0, image.height, STRIP):
+        yield image.crop((0, top, image.width, min(top + STRIP, image.height))).tobytes()
+
+
+def palette_of(image: Image.Image) -> bytes:
+    """The palette's mode, a line end, and its bytes; nothing for images without one."""
+    if image.mode not in ("P", "PA") or image.palette is None:
+        return b""
+    return image.palette.mode.encode() + b"\n" + bytes(image.palette.tobytes())
+
+
+def quick_size(values: NDArray[np.uint8]) -> float:
+    """Bytes of a quick lossless WebP or quickly deflated pixels, to judge whether slow forms are worth making.
+
+    Of a large image, uint8 (H, W[, C]), what its whole would take going by a few strips.
+    """
+    height, width = values.shape[:2]
+    step = -(-height * width // SAMPLED_PIXELS)
+    rows = min(STRIP, height)
+    strips = [values[top : top + rows] for top in range(0, height - rows + 1, rows * step)]
+    return sum(_quick_size(Image.fromarray(strip)) for strip in strips) * height / (rows * len(strips))
+
+
+def _quick_size(image: Image.Image) -> int:
+    size = len(zlib.compress(image.tobytes(), 1))
+    if max(image.size) <= WEBP_SIDE:
+        plain = _plain(image, WEBP_MODES[image.mode])
+        size = min(size, len(saved(plain, "WEBP", lossless=True, quality=20, method=1, exact=True)))
+    return size
+
+
+def _plain(image: Image.Image, mode: str) -> Image.Image:
+    """An image as one of another mode that holds all of it; of a palette image the indices."""
+    if image.mode == "P":
+        image = Image.frombytes("L", image.size, image.tobytes())
+    return image.convert(mode)
+
+
+def _from_plain(plain: Image.Image, mode: str, palette: bytes) -> Image.Image:
+    """The inverse of `_plain`."""
+    if mode != "P":
+        return plain.convert(mode, dither=Image.Dither.NONE) if mode == "1" else plain.convert(mode)
+    image = Image.frombytes("P", plain.size, plain.convert("L").tobytes())
+    _put_palette(image, palette)
+    return image
+
+
+def _put_palette(image: Image.Image, palette: bytes) -> None:
+    if palette:
+        name, _, colours = palette.partition(b"\n")
+        image.putpalette(colours, name.decode("ascii"))
+
+
+def _with_palette(image: Image.Image, data: bytes) -> bytes:
+    """Data after the length of the image's palette, and the palette."""
+    palette = palette_of(image)
+    return len(palette).to_bytes(2, "little") + palette + data
+
+
+def _split_palette(data: bytes) -> tuple[bytes, bytes]:
+    length = int.from_bytes(data[:2], "little")
+    return data[2 : 2 + length], data[2 + length :]
+
+
+def smallest_fallback(image: Image.Image) -> tuple[FallbackKind, bytes]:
+    """The image in the smallest of the forms, without metadata."""
+    bare = image
+    if image.info:
+        bare = image.copy()
+        bare.info = {}
+    slow = bare.width * bare.height <= SLOW_PIXELS
+    choices = [(FallbackKind.DEFLATE, raw(bare))]
+    if bare.mode in PNG_MODES:
+        choices.append((FallbackKind.PNG, saved(bare, "PNG", optimize=True)))
+    if slow and bare.mode in WEBP_MODES and max(bare.size) <= WEBP_SIDE:
+        plain = _plain(bare, WEBP_MODES[bare.mode])
+        data = saved(plain, "WEBP", lossless=True, quality=100, method=6, exact=True)
+        choices.append((FallbackKind.WEBP, _with_palette(bare, data) if bare.mode == "P" else data))
+    if slow and bare.mode in JXL_MODES and jxl_plugin():
+        data = saved(_plain(bare, JXL_MODES[bare.mode]), "JXL", lossless=True, effort=7)
+        choices.append((FallbackKind.JXL, _with_palette(bare, data) if bare.mode == "P" else data))
+    digest = digest_of(bare)
+    for kind, data in sorted(choices, key=lambda choice: len(choice[1])):
+        # Not every build of every library keeps every mode; only what comes back the same is used.
+        if digest_of(read_fallback(kind, data, bare.mode, bare.size)) == digest:
+            return kind, data
+    raise UnsupportedImage(f"no lossless form found for an image of mode {image.mode}")
+
+
+def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
+    """The inverse of `smallest_fallback`; `CorruptFile` if the payload is something else."""
+    if kind is FallbackKind.JXL and not jxl_plugin():
+        raise UnsupportedImage("the pixels are coded as JPEG XL: install pillow-jxl-plugin to read them")
+    try:
+        if kind is FallbackKind.DEFLATE:
+            return _from_raw(data, mode, size)
+        palette = b""
+        if mode == "P" and kind is not FallbackKind.PNG:
+            palette, data = _split_palette(data)
+        with sizes_checked_here():
+            image: Image.Image = Image.open(io.BytesIO(data), formats=(FORMATS[kind],))
+            if image.size != size:
+                raise CorruptFile(f"the payload is of {image.size} pixels, expected {size}")
+            image.load()
+        if image.mode != mode and kind is not FallbackKind.PNG and mode in WEBP_MODES:
+            # WebP also drops an alpha channel that is opaque everywhere.
+            image = _from_plain(image, mode, palette)
+    except (CorruptFile, MemoryError):
+        raise
+    except Exception as error:
+        # Pillow's decoders raise almost anything on damaged data.
+        raise CorruptFile(f"the payload cannot be read: {error}") from None
+    if image.mode != mode:
+        raise CorruptFile(f"the payload has mode {image.mode}, expected {mode}")
+    image.info = {}
+    return image
+
+
+def raw(image: Image.Image) -> bytes:
+    """The deflated palette and pixels."""
+    deflater = zlib.compressobj(9)
+    out = bytearray(deflater.compress(_with_palette(image, b"")))
+    for strip in _strips(image):
+        out += deflater.compress(strip)
+    return bytes(out + deflater.flush())
+
+
+def _from_raw(data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
+    image = Image.new(mode, (1, 1))
+    expected = len(image.tobytes()) * size[0] * size[1] if mode != "1" else -(-size[0] // 8) * size[1]
+    inflater = zlib.decompressobj()
+    body = inflater.decompress(data, expected + 2 + 2048)
+    palette, pixels = _split_palette(body)
+    if not inflater.eof or inflater.unused_data or len(pixels) != expected:
+        raise CorruptFile(f"the payload holds {len(pixels)} bytes of pixels, expected {expected}")
+    image = Image.frombytes(mode, size, pixels)
+    _put_palette(image, palette)
+    return image
+
+
+def saved(image: Image.Image, fmt: str, **options: Any) -> bytes:
+    """The file that Pillow writes."""
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
