@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -74,10 +76,59 @@ def test_every_fallback_is_read_back_and_checked() -> None:
             fallback.read_fallback(kind, data, "nonsense", (9, 11))
 
 
-def test_a_deflated_bomb_is_not_inflated() -> None:
-    bomb = zlib.compress(b"\0\0" + bytes(1 << 26))
-    with pytest.raises(CorruptFile, match="expected 99"):
-        fallback.read_fallback(FallbackKind.DEFLATE, bomb, "L", (9, 11))
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "La",
+    "P",
+    "PA",
+    "RGB",
+    "RGBX",
+    "RGBA",
+    "RGBa",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+    "I",
+    "F",
+    "I;16",
+)
+
+
+@pytest.mark.parametrize("mode", [*MODES, "I;16B"])
+def test_deflated_pixels_of_every_mode_come_back(mode: str) -> None:
+    # More rows than are inflated at once, of a width that does not fill the last byte of mode 1.
+    size = (11, fallback.STRIP + 3)
+    count = len(Image.new(mode, size).tobytes())
+    image = Image.frombytes(mode, size, np.random.default_rng(0).integers(0, 256, count, np.uint8).tobytes())
+    if mode in ("P", "PA"):
+        image.putpalette(bytes(range(30)))
+    restored = fallback.read_fallback(FallbackKind.DEFLATE, fallback.raw(image), mode, size)
+    assert restored.mode == mode
+    assert fallback.digest_of(restored) == fallback.digest_of(image)
+
+
+@pytest.mark.parametrize("count", [1 << 25, (1 << 26) - 1, (1 << 26) + 1, 1 << 27])
+def test_a_deflated_bomb_is_not_inflated(count: int) -> None:
+    bomb = zlib.compress(b"\0\0" + bytes(count))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptFile, match="payload"):
+            fallback.read_fallback(FallbackKind.DEFLATE, bomb, "L", (1 << 13, 1 << 13))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"x", lambda data: data[:-1], lambda data: data[:-4] + bytes(4)]
+)
+def test_a_deflated_payload_ends_where_it_says(change: Callable[[bytes], bytes]) -> None:
+    data = fallback.raw(Image.new("RGB", (9, 11), (1, 2, 3)))
+    with pytest.raises(CorruptFile, match="payload"):
+        fallback.read_fallback(FallbackKind.DEFLATE, change(data), "RGB", (9, 11))
 
 
 def test_sizes_beyond_the_limit_are_refused() -> None:

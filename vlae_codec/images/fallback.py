@@ -200,16 +200,51 @@ def raw(image: Image.Image) -> bytes:
 
 
 def _from_raw(data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
-    image = Image.new(mode, (1, 1))
-    expected = len(image.tobytes()) * size[0] * size[1] if mode != "1" else -(-size[0] // 8) * size[1]
-    inflater = zlib.decompressobj()
-    body = inflater.decompress(data, expected + 2 + 2048)
-    palette, pixels = _split_palette(body)
-    if not inflater.eof or inflater.unused_data or len(pixels) != expected:
-        raise CorruptFile(f"the payload holds {len(pixels)} bytes of pixels, expected {expected}")
-    image = Image.frombytes(mode, size, pixels)
+    """The inverse of `raw`, a strip at a time, so that the pixels take memory once.
+
+    The bytes are counted first: a payload that holds fewer or more never takes the memory of the size that it claims.
+    """
+    row = -(-size[0] // 8) if mode == "1" else len(Image.new(mode, (1, 1)).tobytes()) * size[0]
+    counted = _Inflated(data)
+    palette = counted.read(int.from_bytes(counted.read(2), "little"))
+    for _ in range(size[1]):
+        counted.read(row)
+    counted.end()
+    inflated = _Inflated(data)
+    inflated.read(2 + len(palette))
+    image = Image.new(mode, size)
+    for top in range(0, size[1], STRIP):
+        rows = min(STRIP, size[1] - top)
+        image.paste(Image.frombytes(mode, (size[0], rows), inflated.read(rows * row)), (0, top))
     _put_palette(image, palette)
     return image
+
+
+class _Inflated:
+    """What a zlib stream holds, read some bytes at a time; the rest takes no memory. `CorruptFile` if it ends early."""
+
+    def __init__(self, data: bytes) -> None:
+        self.source = io.BytesIO(data)
+        self.inflater = zlib.decompressobj()
+        self.count = 0
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, neither fewer nor more."""
+        out = bytearray()
+        while len(out) < count:
+            left = self.inflater.unconsumed_tail or self.source.read(1 << 16)
+            piece = self.inflater.decompress(left, count - len(out))
+            if not piece and not left:
+                raise CorruptFile(f"the payload ends after {self.count + len(out)} bytes, more were expected")
+            out += piece
+        self.count += count
+        return bytes(out)
+
+    def end(self) -> None:
+        """`CorruptFile` unless all has been read."""
+        left = self.inflater.unconsumed_tail or self.source.read()
+        if self.inflater.decompress(left, 1) or not self.inflater.eof or self.inflater.unused_data:
+            raise CorruptFile(f"the payload does not end after {self.count} bytes, as its size says")
 
 
 def saved(image: Image.Image, fmt: str, **options: Any) -> bytes:
