@@ -10,8 +10,8 @@ import click
 import numpy as np
 import torch
 from PIL import Image
+from vlae_codec.models import plan
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.exact.integer import layer_shapes
 
 from vlae_codec.coding.photo import Alphabet, Coder, set_threads
 from vlae_codec.registry import DEFAULT_MODEL, load_model
@@ -20,10 +20,8 @@ from vlae_codec.stages import StageKind
 
 def multiply_adds(config: VLAEConfig) -> float:
     """Multiply-adds of the decoder's network for one pixel; z adds less than a hundredth."""
-    shapes = layer_shapes(config)
-    return float(
-        sum(outputs * inputs for name, (outputs, inputs, _, _) in shapes.items() if name.startswith("decoder"))
-    )
+    layers = plan.layers(config).items()
+    return float(sum(layer.outputs * layer.inputs for name, layer in layers if name.startswith("decoder")))
 
 
 def matrix_rate(seconds: float = 1.0) -> float:

@@ -11,27 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VLAEConfig
-from .decoder import Observer, ignore, weight
-from .photo import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, to_patches
-
-#: Channels at a quarter of the side, where the dense layers begin and end.
-NARROW = 16
+from .layers import Observer, convolve, from_patches, ignore, to_patches, weight
+from .plan import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, NARROW
 
 
-def convolve(a: Tensor, matrix: Tensor, bias: Tensor | None, side: int = 1) -> Tensor:
-    """A layer over the ``side`` x ``side`` neighbourhood; rows of the matrix run over (row, column, channel)."""
-    kernel = matrix.view(matrix.shape[0], side, side, a.shape[1]).permute(0, 3, 1, 2)
-    return F.conv2d(a, kernel, bias, padding=side // 2)
-
-
-def from_patches(h: Tensor, side: int) -> Tensor:
-    """The inverse of `encoder.to_patches`."""
-    batch, channels, height, width = h.shape
-    h = h.view(batch, side, side, channels // side**2, height, width)
-    return h.permute(0, 3, 4, 1, 5, 2).reshape(batch, channels // side**2, height * side, width * side)
-
-
-class ImageBlock(nn.Module):
+class BinaryBlock(nn.Module):
     """relu, 3x3 layer, relu, 3x3 layer, added to the stream."""
 
     def __init__(self, width: int) -> None:
@@ -57,7 +41,7 @@ def _layers(
     return nn.ParameterList(weights), nn.ParameterList([nn.Parameter(torch.zeros(outputs)) for outputs, _ in shapes])
 
 
-class ImageEncoder(nn.Module):
+class BinaryEncoder(nn.Module):
     """The posterior q(z | x) of whole images."""
 
     def __init__(self, config: VLAEConfig) -> None:
@@ -68,7 +52,7 @@ class ImageEncoder(nn.Module):
             (width, 16), (2 * width, 4 * width), (NARROW, 2 * width), (hidden, NARROW * quarter),
             (2 * config.z_channels, hidden), gains={4: 0.1},
         )  # fmt: skip
-        self.blocks = nn.ModuleList([ImageBlock(width), ImageBlock(2 * width)])
+        self.blocks = nn.ModuleList([BinaryBlock(width), BinaryBlock(2 * width)])
 
     def forward(self, x: Tensor, observe: Observer = ignore) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and log standard deviation of z, (B, z_channels, 1, 1), and the last hidden layer.
@@ -93,7 +77,7 @@ class ImageEncoder(nn.Module):
         return mean.clamp(-MEAN_MAX, MEAN_MAX), (log_std - 1.0).clamp(LOG_STD_MIN, LOG_STD_MAX), a
 
 
-class ImageFeatures(nn.Module):
+class BinaryFeatures(nn.Module):
     """From z to features for every pixel."""
 
     def __init__(self, config: VLAEConfig) -> None:
@@ -104,7 +88,7 @@ class ImageFeatures(nn.Module):
             (hidden, config.z_channels), (NARROW * quarter, hidden), (2 * width, NARROW), (4 * width, 2 * width),
             (4 * config.channels, width), gains={4: 0.5},
         )  # fmt: skip
-        self.blocks = nn.ModuleList([ImageBlock(2 * width), ImageBlock(width)])
+        self.blocks = nn.ModuleList([BinaryBlock(2 * width), BinaryBlock(width)])
 
     def forward(self, z: Tensor, observe: Observer = ignore) -> Tensor:
         """Map z (B, z_channels, 1, 1) to features (B, channels, S, S)."""

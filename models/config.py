@@ -14,7 +14,7 @@ class VLAEConfig:
 
     The window is what the first layer of the decoder sees of a pixel's surroundings: ``window_rows`` rows above,
     ``window_left`` pixels to the left, and ``window_right`` pixels to the right in the rows above. It also sets the
-    wavefront: pixels with equal ``x + (window_right + 1) * y`` are decoded together.
+    wavefront: pixels with equal ``x + skew * y`` are decoded together.
 
     Parameters
     ----------
@@ -119,6 +119,11 @@ class VLAEConfig:
             (dy, dx) for dy in range(-self.window_rows, 0) for dx in range(-self.window_left, self.window_right + 1)
         ]
         return above + [(0, dx) for dx in range(-self.window_left, 0)]
+
+    @property
+    def skew(self) -> int:
+        """Columns by which the wavefront lags behind in each row, see `vlae_codec.stages.wavefront`."""
+        return self.window_right + 1
 
     @property
     def colours(self) -> int:

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VLAEConfig
+from .layers import Observer, ignore, weight
 from .likelihood import initial_bias
-
-#: Neighbours (dy, dx) that a masked layer sees, in the order of its weights: those of a 2x3 kernel less its last.
-NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0))
-#: Pixel values are centred by this and divided by `PIXEL_UNIT` on their way into a network.
-PIXEL_CENTRE, PIXEL_UNIT = 128.0, 64.0
-
-
-#: Called with a layer's name and its input (B, C, H, W); export measures the ranges of activations this way.
-Observer = Callable[[str, Tensor], None]
-
-
-def ignore(name: str, activations: Tensor) -> None:
-    """The `Observer` that does nothing."""
-
-
-def weight(outputs: int, inputs: int, gain: float = 2.0) -> nn.Parameter:
-    """A weight matrix (outputs, inputs) with He's initialisation; gain 0 makes zeros."""
-    return nn.Parameter(torch.randn(outputs, inputs) * math.sqrt(gain / max(inputs, 1)))
+from .plan import NEIGHBOURS, PIXEL_CENTRE, PIXEL_UNIT
 
 
 class ResidualBlock(nn.Module):

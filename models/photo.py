@@ -1,4 +1,4 @@
-"""The encoder q(z | x): a diagonal Gaussian for every patch of pixels.
+"""The networks between photographs and their z: an encoder q(z | x), a diagonal Gaussian for every patch, and features.
 
 Each position of z looks at its own square of `VLAEConfig.Z_PATCH` pixels and at nothing else. So a stage of bits-back
 can be encoded, and replayed by the decoder, from its own rows alone.
@@ -11,17 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VLAEConfig
-from .decoder import PIXEL_CENTRE, PIXEL_UNIT, Observer, ignore, weight
-
-#: Limits of the posterior's mean and of the natural logarithm of its standard deviation.
-MEAN_MAX, LOG_STD_MIN, LOG_STD_MAX = 7.0, -2.5, 1.0
-
-
-def to_patches(x: Tensor, side: int) -> Tensor:
-    """Cut (B, C, H, W) into squares: (B, C * side * side, H / side, W / side), ordered (row, column, channel)."""
-    batch, channels, height, width = x.shape
-    x = x.view(batch, channels, height // side, side, width // side, side)
-    return x.permute(0, 3, 5, 1, 2, 4).reshape(batch, side * side * channels, height // side, width // side)
+from .layers import Observer, ignore, to_patches, weight
+from .plan import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, PIXEL_CENTRE, PIXEL_UNIT
 
 
 class Encoder(nn.Module):
@@ -64,3 +55,25 @@ class Encoder(nn.Module):
         out = F.conv2d(h, self.weights[3][:, :, None, None], self.biases[3])
         mean, log_std = out.chunk(2, dim=1)
         return mean.clamp(-MEAN_MAX, MEAN_MAX), (log_std - 1.0).clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+
+class Features(nn.Module):
+    """From z to the decoder's features: one vector for every square of `VLAEConfig.FEATURE_PATCH` pixels."""
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.squares = VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH
+        self.weight1 = weight(config.z_hidden, config.z_channels)
+        self.bias1 = nn.Parameter(torch.zeros(config.z_hidden))
+        # Begins at zero, so that z joins a trained decoder without disturbing it; no bias: that is the decoder's own.
+        self.weight2 = weight(config.channels * self.squares**2, config.z_hidden, gain=0.0)
+
+    def forward(self, z: Tensor, observe: Observer = ignore) -> Tensor:
+        """Map z (B, z_channels, h, w) to features (B, channels, h * squares, w * squares)."""
+        batch, _, height, width = z.shape
+        n = self.squares
+        h = F.relu(F.conv2d(z, self.weight1[:, :, None, None], self.bias1))
+        observe("features.1", h)
+        h = F.conv2d(h, self.weight2[:, :, None, None]).view(batch, n, n, -1, height, width)
+        return h.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * n, width * n)

@@ -12,32 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VLAEConfig
-from .decoder import Observer, ignore, weight
-
-#: Limits of the prior's mean and of the natural logarithm of its standard deviation.
-PRIOR_MEAN_MAX, PRIOR_LOG_STD_MIN, PRIOR_LOG_STD_MAX = 7.0, -3.0, 2.0
-
-
-def prior_offsets(config: VLAEConfig) -> list[tuple[int, int]]:
-    """Offsets (dy, dx) of the prior's window on the grid of z, in raster order; none where z is one vector."""
-    if config.image_size:
-        return []
-    reach = VLAEConfig.Z_WINDOW
-    above = [(dy, dx) for dy in range(-reach, 0) for dx in range(-reach, reach + 1)]
-    return above + [(0, dx) for dx in range(-reach, 0)]
-
-
-def prior_masks(config: VLAEConfig) -> list[Tensor]:
-    """Ones where the prior's three layers may have weights: a channel sees the context and the channels before it."""
-    z, width = config.z_channels, config.z_hidden
-    group = torch.arange(width) // (width // z)
-    channel = torch.arange(z)
-    context = torch.ones(width, z * len(prior_offsets(config)))
-    return [
-        torch.cat([context, (channel[None, :] < group[:, None]).float()], 1),
-        (group[None, :] <= group[:, None]).float(),
-        (group[None, :] <= channel[:, None]).float().repeat(2, 1),
-    ]
+from .layers import Observer, convolve, ignore, weight
+from .plan import PRIOR_LOG_STD_MAX, PRIOR_LOG_STD_MIN, PRIOR_MEAN_MAX, prior_masks, prior_offsets
 
 
 class Prior(nn.Module):
@@ -51,7 +27,7 @@ class Prior(nn.Module):
         context = z * len(prior_offsets(config))
         self.config = config
         for i, mask in enumerate(prior_masks(config), 1):
-            self.register_buffer(f"mask{i}", mask, persistent=False)
+            self.register_buffer(f"mask{i}", torch.from_numpy(mask), persistent=False)
         self.weights = nn.ParameterList([weight(width, context + z), weight(width, width), weight(2 * z, width, 0.02)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(w.shape[0])) for w in self.weights])
 
@@ -88,3 +64,29 @@ class Prior(nn.Module):
             mean.clamp(-PRIOR_MEAN_MAX, PRIOR_MEAN_MAX),
             log_std.clamp(PRIOR_LOG_STD_MIN, PRIOR_LOG_STD_MAX),
         )
+
+
+class GaussianPrior(nn.Module):
+    """The standard normal with the interface of `Prior`: no parameters."""
+
+    def forward(self, z: Tensor, observe: Observer = ignore) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of every conditional: zeros shaped like z."""
+        return torch.zeros_like(z), torch.zeros_like(z)
+
+
+class InverseFlow(nn.Module):
+    """One mean-only step of an inverse autoregressive flow, z + m(z, context) (Kingma et al. 2016).
+
+    Its Jacobian is one, so the density of its result is that of the sample it began with.
+    """
+
+    def __init__(self, config: VLAEConfig) -> None:
+        super().__init__()
+        self.masked = Prior(config)
+        self.context = weight(config.z_channels, config.z_hidden, 0.1)
+
+    def forward(self, z: Tensor, context: Tensor) -> Tensor:
+        """Map z (B, z_channels, 1, 1), given the encoder's last hidden layer, to the flow's result."""
+        # In reversed order, so that every channel comes to depend on all others through this and the prior.
+        mean, _ = self.masked((z + convolve(context, self.context, None)).flip(1))
+        return z + mean.flip(1)

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .binary import ImageEncoder, ImageFeatures, convolve
+from .binary import BinaryEncoder, BinaryFeatures
 from .config import VLAEConfig
-from .decoder import LocalDecoder, Observer, ignore, weight
+from .decoder import LocalDecoder
+from .layers import Observer, ignore
 from .likelihood import gradient_predictor, log_likelihood
-from .photo import Encoder
-from .prior import Prior
+from .photo import Encoder, Features
+from .prior import GaussianPrior, InverseFlow, Prior
 
 
 @dataclass
@@ -25,54 +26,6 @@ class Elbo:
     kl: Tensor
 
 
-class Features(nn.Module):
-    """From z to the decoder's features: one vector for every square of `VLAEConfig.FEATURE_PATCH` pixels."""
-
-    def __init__(self, config: VLAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.squares = VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH
-        self.weight1 = weight(config.z_hidden, config.z_channels)
-        self.bias1 = nn.Parameter(torch.zeros(config.z_hidden))
-        # Begins at zero, so that z joins a trained decoder without disturbing it; no bias: that is the decoder's own.
-        self.weight2 = weight(config.channels * self.squares**2, config.z_hidden, gain=0.0)
-
-    def forward(self, z: Tensor, observe: Observer = ignore) -> Tensor:
-        """Map z (B, z_channels, h, w) to features (B, channels, h * squares, w * squares)."""
-        batch, _, height, width = z.shape
-        n = self.squares
-        h = F.relu(F.conv2d(z, self.weight1[:, :, None, None], self.bias1))
-        observe("features.1", h)
-        h = F.conv2d(h, self.weight2[:, :, None, None]).view(batch, n, n, -1, height, width)
-        return h.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * n, width * n)
-
-
-class GaussianPrior(nn.Module):
-    """The standard normal with the interface of `prior.Prior`: no parameters."""
-
-    def forward(self, z: Tensor, observe: Observer = ignore) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of every conditional: zeros shaped like z."""
-        return torch.zeros_like(z), torch.zeros_like(z)
-
-
-class InverseFlow(nn.Module):
-    """One mean-only step of an inverse autoregressive flow, z + m(z, context) (Kingma et al. 2016).
-
-    Its Jacobian is one, so the density of its result is that of the sample it began with.
-    """
-
-    def __init__(self, config: VLAEConfig) -> None:
-        super().__init__()
-        self.masked = Prior(config)
-        self.context = weight(config.z_channels, config.z_hidden, 0.1)
-
-    def forward(self, z: Tensor, context: Tensor) -> Tensor:
-        """Map z (B, z_channels, 1, 1), given the encoder's last hidden layer, to the flow's result."""
-        # In reversed order, so that every channel comes to depend on all others through this and the prior.
-        mean, _ = self.masked((z + convolve(context, self.context, None)).flip(1))
-        return z + mean.flip(1)
-
-
 class VLAE(nn.Module):
     """The whole model; ``z_channels = 0`` in the configuration leaves only the decoder."""
 
@@ -81,9 +34,9 @@ class VLAE(nn.Module):
         self.config = config
         self.decoder = LocalDecoder(config)
         if config.z_channels:
-            self.encoder = ImageEncoder(config) if config.image_size else Encoder(config)
+            self.encoder = BinaryEncoder(config) if config.image_size else Encoder(config)
             self.prior = Prior(config) if config.prior == "autoregressive" else GaussianPrior()
-            self.features = ImageFeatures(config) if config.image_size else Features(config)
+            self.features = BinaryFeatures(config) if config.image_size else Features(config)
             if config.posterior == "iaf":
                 self.flow = InverseFlow(config)
 

@@ -13,16 +13,17 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from vlae_codec.models.binary import from_patches
-from vlae_codec.models.decoder import NEIGHBOURS
-from vlae_codec.models.photo import to_patches
+from vlae_codec.models import plan
+from vlae_codec.models.layers import from_patches, to_patches
+from vlae_codec.models.plan import NEIGHBOURS, POSTERIOR
 
 from vlae_codec.entropy import cdf
 from vlae_codec.errors import UnsafeModel
 from vlae_codec.stages import wavefront
 
-from .integer import LOGIT_LIMITS, STREAM_LIMIT, IntegerModel
-from .photo import POSTERIOR_MEAN_LIMIT, POSTERIOR_SCALE_LIMITS, PriorPass, TorchLayer, exactly
+from .integer import IntegerModel
+from .networks import PriorPass
+from .torch_layers import TorchLayer, exactly
 
 #: Images that go through a network together: enough to keep the processor busy, few enough for its cache.
 CHUNK = 32
@@ -30,7 +31,7 @@ CHUNK = 32
 Kernel = tuple[Tensor, int, int]
 
 
-class ImagePass:
+class BinaryNetworks:
     """The networks of one integer model on one device.
 
     Parameters
@@ -45,13 +46,12 @@ class ImagePass:
         self.model = model
         self.config = model.config
         self.device = torch.device(device)
-        self.layers = {}
-        for name in model.layers:
-            low, high = self._out_limits(name)
-            self.layers[name] = TorchLayer(model.layers[name], self.device, low, high)
+        self.layers = {
+            name: TorchLayer(model.layers[name], self.device, float(layer.out_low), float(layer.out_high))
+            for name, layer in plan.layers(self.config).items()
+        }
         self.prior_pass = PriorPass(model) if "prior.0" in model.layers else None
-        self.skew = self.config.window_right + 1
-        self.kernels = {
+        self.convolutions = {
             name: self._kernel(name) for name in self.layers if not name.startswith(("prior", "features.0"))
         }
         self.convolve: Callable[..., Tensor] = F.conv2d
@@ -59,23 +59,6 @@ class ImagePass:
             self.convolve = _unfolded
             if not self._is_exact():
                 raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
-
-    def _out_limits(self, name: str) -> tuple[float, float]:
-        """To what a layer's output is clamped: what the next layer takes, or what a stream gains."""
-        following = {
-            "encoder.2": "encoder.3", "encoder.3": "encoder.4", "features.0": "features.1",
-            "features.1": "features.2", "decoder.head1": "decoder.head2",
-        }  # fmt: skip
-        if name == "decoder.head2":
-            return LOGIT_LIMITS
-        if name in ("encoder.4", "prior.0", "prior.1", "prior.2"):
-            return -(2.0**24), 2.0**24
-        after = following.get(name)
-        if name.endswith(("block0.0", "block1.0")):
-            after = name[:-1] + "1"
-        if name.endswith(".pointwise"):
-            after = name.replace("pointwise", "masked")
-        return (0.0, float(self.model.layers[after].high)) if after else (-STREAM_LIMIT, STREAM_LIMIT)
 
     def _kernel(self, name: str) -> Kernel:
         """A layer's weights as a convolution's, over the pixels that it sees."""
@@ -104,7 +87,7 @@ class ImagePass:
         as Winograd's convolution.
         """
         generator = torch.Generator().manual_seed(0)
-        for name, (kernel, stride, padding) in self.kernels.items():
+        for name, (kernel, stride, padding) in self.convolutions.items():
             layer = self.model.layers[name]
             shape = (2, kernel.shape[1], kernel.shape[2] + 7, kernel.shape[3] + 8)
             x = torch.randint(layer.low, layer.high + 1, shape, generator=generator)
@@ -120,7 +103,7 @@ class ImagePass:
 
     def _layer(self, h: Tensor, name: str) -> Tensor:
         """A layer on (B, inputs, H, W)."""
-        kernel, stride, padding = self.kernels[name]
+        kernel, stride, padding = self.convolutions[name]
         layer = self.layers[name]
         acc = self.convolve(h, kernel, layer.bias, stride, padding)
         return acc.mul_(layer.scale[:, None, None]).floor_().clamp_(layer.low, layer.high)
@@ -154,8 +137,8 @@ class ImagePass:
             parts.append(self._layer(h, "encoder.4")[:, :, 0, 0].to(torch.int64).cpu().numpy())
         out = np.concatenate(parts)
         z = self.config.z_channels
-        mean = out[:, :z].clip(-POSTERIOR_MEAN_LIMIT, POSTERIOR_MEAN_LIMIT)
-        return mean, out[:, z:].clip(*POSTERIOR_SCALE_LIMITS)
+        mean = out[:, :z].clip(-POSTERIOR.mean, POSTERIOR.mean)
+        return mean, out[:, z:].clip(*POSTERIOR.scale)
 
     def prior(self, z: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Means and indices of scales of p(z), from z (B, z_channels): column c depends on the columns before c."""
@@ -209,7 +192,7 @@ class ImagePass:
     def steps(
         self, images: NDArray[np.uint8], features: Tensor | None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-        """Logits step after step of the wavefront ``x + (window_right + 1) * y``.
+        """Logits step after step of the wavefront ``x + config.skew * y``.
 
         Yields the step's rows and columns, int64 (n,), and its logits, int64 (n, B). Before it goes on, the caller
         writes the step's pixels into ``images``, uint8 (B, S, S).
@@ -224,7 +207,7 @@ class ImagePass:
         by_place = None
         if features is not None:
             by_place = features.permute(2, 3, 1, 0).reshape(size * size, config.channels, count).contiguous()
-        for y, x in wavefront(size, size, self.skew):
+        for y, x in wavefront(size, size, self.config.skew):
             at = torch.from_numpy((y + rows) * stride + left + x)
             place = torch.from_numpy((y + 1) * (size + 2) + 1 + x)
             own = by_place[torch.from_numpy(y * size + x).to(self.device)] if by_place is not None else None

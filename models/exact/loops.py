@@ -10,21 +10,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
-from vlae_codec.models.decoder import NEIGHBOURS
+from vlae_codec.models.plan import NEIGHBOURS, STREAM_LIMIT, output_limits
 
-from .integer import OUTPUT_LIMITS, STREAM_LIMIT, IntegerLayer, IntegerModel
+from .integer import IntegerLayer, IntegerModel
 
 #: Columns of each row whose activations the step-by-step pass keeps: the five neighbours of the row below lag behind
 #: by at most window_right + 2 columns, and a power of two makes the place of a column a mask.
 RING = 16
 #: Pixels of a step that one thread takes through the network at once: few enough for its cache.
 CHUNK = 256
-
-
-def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lowest and highest value of each of the decoder's outputs."""
-    low, high = np.array(OUTPUT_LIMITS, np.float32).T
-    return np.repeat(low, 3 * mixtures), np.repeat(high, 3 * mixtures)
 
 
 def network_arrays(model: IntegerModel) -> tuple:

@@ -1,92 +1,35 @@
 """The integer model's parallel pass: whole bands of rows, stage by stage, on a CPU or a GPU.
 
-`models.compiled` also holds the step-by-step pass for decoding. All give the same integers, as every sum is exact.
+`loops` also holds the step-by-step pass for decoding. All give the same integers, as every sum is exact.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from vlae_codec.models import plan
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.decoder import NEIGHBOURS, PIXEL_CENTRE
+from vlae_codec.models.layers import to_patches
 from vlae_codec.models.likelihood import gradient_predictor
-from vlae_codec.models.photo import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, to_patches
-from vlae_codec.models.prior import PRIOR_LOG_STD_MAX, PRIOR_LOG_STD_MIN, PRIOR_MEAN_MAX, prior_offsets
+from vlae_codec.models.plan import NEIGHBOURS, PIXEL_CENTRE, POSTERIOR, output_limits
 
-from vlae_codec.entropy import cdf
 from vlae_codec.errors import UnsafeModel
 
-from . import loops as compiled
-from .integer import STREAM_LIMIT, IntegerLayer, IntegerModel
-from .loops import network_arrays, output_limits
+from . import loops
+from .integer import IntegerModel
+from .loops import network_arrays
+from .torch_layers import Limit, TorchLayer, exactly
 
 #: Pixels that go through the network together: enough to keep the matrix units busy, few enough for the cache.
 BAND_PIXELS = 8192
-#: Limits of the posterior's and the prior's integer outputs: those of the float model in their units.
-POSTERIOR_MEAN_LIMIT = int(MEAN_MAX * cdf.Z_STEPS * cdf.Z_MEAN_STEPS)
-POSTERIOR_SCALE_LIMITS = (
-    int((LOG_STD_MIN - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
-    int((LOG_STD_MAX - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
-)
-PRIOR_MEAN_LIMIT = int(PRIOR_MEAN_MAX * cdf.Z_STEPS * cdf.Z_MEAN_STEPS)
-PRIOR_SCALE_LIMITS = (
-    int((PRIOR_LOG_STD_MIN - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
-    int((PRIOR_LOG_STD_MAX - cdf.Z_SCALE_LOWEST) * cdf.Z_SCALE_STEPS),
-)
 
 
-Method = TypeVar("Method", bound=Callable)
-
-
-def exactly(method: Method) -> Method:
-    """Run a method of `ParallelPass` in plain float32, whatever precision the caller has asked torch for.
-
-    TF32, bfloat16 products and autocast would all keep fewer bits of each product than exact sums need.
-    """
-
-    @functools.wraps(method)
-    def wrapped(self: ParallelPass, *args: Any, **kwargs: Any) -> Any:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-                return method(self, *args, **kwargs)
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    return cast(Method, wrapped)
-
-
-Limit = float | NDArray[np.float32]
-
-
-class TorchLayer:
-    """An integer layer on a device; rows are the last dimension."""
-
-    def __init__(self, layer: IntegerLayer, device: torch.device, out_low: Limit, out_high: Limit) -> None:
-        self.weight = torch.from_numpy(layer.weight.astype(np.float32)).to(device)
-        self.bias = torch.from_numpy(layer.bias.astype(np.float32)).to(device)
-        self.scale_array = layer.scale
-        self.scale = torch.from_numpy(layer.scale).to(device)
-        self.low, self.high = torch.as_tensor(out_low, device=device), torch.as_tensor(out_high, device=device)
-
-    def finish(self, acc: Tensor) -> Tensor:
-        """floor(acc * scale), clamped to what the next layer takes."""
-        return torch.clamp(acc.mul_(self.scale).floor_(), self.low, self.high)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """The layer on rows (..., inputs)."""
-        return self.finish(F.linear(rows, self.weight, self.bias))
-
-
-class ParallelPass:
+class PhotoNetworks:
     """The networks of one integer model on one device.
 
     Parameters
@@ -99,41 +42,31 @@ class ParallelPass:
     def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
         self.model = model
         self.config = config = model.config
-        #: Whether compiled loops may do what lies between a band's products.
-        self.compiled = device == "cpu"
+        #: What does all that lies between a band's products: ``compiled`` loops, or ``torch`` itself.
+        self.backend = "compiled" if device == "cpu" else "torch"
         self.arrays = network_arrays(model)
         self.device = torch.device(device)
-        layers = model.layers
+        stated = plan.layers(config)
 
-        def load(name: str, low: Limit, high: Limit) -> TorchLayer:
-            return TorchLayer(layers[name], self.device, low, high)
+        def load(name: str, low: Limit | None = None, high: Limit | None = None) -> TorchLayer:
+            low, high = stated[name].out_low if low is None else low, stated[name].out_high if high is None else high
+            return TorchLayer(model.layers[name], self.device, low, high)
 
-        def into(name: str) -> tuple[float, float]:
-            return float(layers[name].low), float(layers[name].high)
-
-        self.window = load("decoder.window", -STREAM_LIMIT, STREAM_LIMIT)
-        self.stream_high = into("decoder.head1")[1]
+        self.window = load("decoder.window")
+        self.stream_high = stated["decoder.head1"].high
         self.blocks = [
-            (
-                load(f"decoder.block{i}.pointwise", *into(f"decoder.block{i}.masked")),
-                load(f"decoder.block{i}.masked", -STREAM_LIMIT, STREAM_LIMIT),
-            )
-            for i in range(config.blocks)
+            (load(f"decoder.block{i}.pointwise"), load(f"decoder.block{i}.masked")) for i in range(config.blocks)
         ]
-        self.head1 = load("decoder.head1", *into("decoder.head2"))
+        self.head1 = load("decoder.head1")
         self.head2 = load("decoder.head2", *output_limits(config.mixtures))
         if config.z_channels:
-            self.encoder = [load(f"encoder.{i}", *into(f"encoder.{i + 1}")) for i in range(3)]
-            self.encoder.append(load("encoder.3", -(2.0**24), 2.0**24))
-            self.feature_layers = [
-                load("features.0", *into("features.1")),
-                load("features.1", -STREAM_LIMIT, STREAM_LIMIT - 1),
-            ]
-        self.kernels: list[Tensor] = []
-        if self.blocks and config.spatial and self.compiled and torch.backends.mkldnn.is_available():
-            self.kernels = [self._kernel(masked.weight) for _, masked in self.blocks]
+            self.encoder = [load(f"encoder.{i}") for i in range(4)]
+            self.feature_layers = [load(f"features.{i}") for i in range(2)]
+        self.convolutions: list[Tensor] = []
+        if self.blocks and config.spatial and self.backend == "compiled" and torch.backends.mkldnn.is_available():
+            self.convolutions = [self._kernel(masked.weight) for _, masked in self.blocks]
             if not self._is_exact(self._masked_convolution):
-                self.kernels = []
+                self.convolutions = []
         if self.blocks and config.spatial and not self._is_exact(self._masked_sum):
             raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
 
@@ -193,8 +126,8 @@ class ParallelPass:
             parts.append(h.to(torch.int64).cpu().numpy())
         out = np.concatenate(parts)
         z = self.config.z_channels
-        mean = out[..., :z].clip(-POSTERIOR_MEAN_LIMIT, POSTERIOR_MEAN_LIMIT)
-        return mean, out[..., z:].clip(*POSTERIOR_SCALE_LIMITS)
+        mean = out[..., :z].clip(-POSTERIOR.mean, POSTERIOR.mean)
+        return mean, out[..., z:].clip(*POSTERIOR.scale)
 
     @staticmethod
     def _patches(x: Tensor, side: int) -> Tensor:
@@ -243,7 +176,7 @@ class ParallelPass:
         width = image.shape[1]
         halo = config.blocks if config.spatial else 0
         band = max(1, BAND_PIXELS // width)
-        compute = self._compiled_band if self.compiled else self._band
+        compute = self._compiled_band if self.backend == "compiled" else self._band
         above = np.zeros((config.blocks, width + 2, config.channels), np.float32)
         if boundary is not None:
             boundary[:] = 0
@@ -267,11 +200,11 @@ class ParallelPass:
         rows = end - y
         limits = self.arrays[11]
         inputs = np.empty((rows, width, self.window.weight.shape[1]), np.float32)
-        compiled.window_band(image, y, self.arrays[0], inputs)
+        loops.window_band(image, y, self.arrays[0], inputs)
         if features is None or y < top:
             features = np.zeros((0, 0, channels), np.int16)
         stream, active = np.empty((2, rows, width, channels), np.float32)
-        compiled.begin_band(
+        loops.begin_band(
             self._pointwise(self.window, inputs), self.window.scale_array, limits, features, y - top, stream, active
         )
         for i, (pointwise, masked) in enumerate(self.blocks):
@@ -279,25 +212,25 @@ class ParallelPass:
             if config.spatial:
                 padded = np.zeros((rows + 1, width + 2, channels), np.float32)
                 padded[0] = above[i]
-                compiled.finish_activations(acc, pointwise.scale_array, limits[1], padded[1:, 1:-1])
+                loops.finish_activations(acc, pointwise.scale_array, limits[1], padded[1:, 1:-1])
                 above[i] = padded[-1]
-                product = self._masked_convolution if self.kernels else self._masked_sum
+                product = self._masked_convolution if self.convolutions else self._masked_sum
                 acc = product(torch.from_numpy(padded), i).numpy()
             else:
-                compiled.finish_activations(acc, pointwise.scale_array, limits[1], active)
+                loops.finish_activations(acc, pointwise.scale_array, limits[1], active)
                 acc = self._pointwise(masked, active)
-            compiled.finish_block(acc, masked.scale_array, limits, stream, active)
+            loops.finish_block(acc, masked.scale_array, limits, stream, active)
         acc = self._pointwise(self.head1, active)
-        compiled.finish_activations(acc, self.head1.scale_array, limits[2], active)
+        loops.finish_activations(acc, self.head1.scale_array, limits[2], active)
         params = np.empty((rows, width, config.outputs), np.int16)
         low, high = output_limits(config.mixtures)
-        compiled.finish_outputs(self._pointwise(self.head2, active), self.head2.scale_array, low, high, params)
+        loops.finish_outputs(self._pointwise(self.head2, active), self.head2.scale_array, low, high, params)
         return params
 
     def _pointwise(self, layer: TorchLayer, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Sums of a 1x1 layer on (rows, W, inputs): a convolution, where that is exact, beats the plain product."""
         tensor = torch.from_numpy(rows)
-        if self.kernels:
+        if self.convolutions:
             # Batch first, then permute: with another stride of the batch, torch would not see that channels are last.
             out = F.conv2d(tensor[None].permute(0, 3, 1, 2), layer.weight[:, :, None, None], layer.bias)
             return out[0].permute(1, 2, 0).contiguous().numpy()
@@ -311,7 +244,7 @@ class ParallelPass:
 
     def _masked_convolution(self, u: Tensor, index: int) -> Tensor:
         """`_masked_sum` by a convolution."""
-        out = F.conv2d(u[None].permute(0, 3, 1, 2), self.kernels[index], self.blocks[index][1].bias)
+        out = F.conv2d(u[None].permute(0, 3, 1, 2), self.convolutions[index], self.blocks[index][1].bias)
         return out[0].permute(1, 2, 0).contiguous()
 
     @exactly
@@ -359,41 +292,3 @@ class ParallelPass:
             for dy, dx in config.window_offsets
         ]
         return torch.cat([*taps, pred]).permute(1, 2, 0).contiguous()
-
-
-class PriorPass:
-    """The prior by numpy, on rows: z has one position for 256 pixels, so it never pays to move it to a GPU."""
-
-    def __init__(self, model: IntegerModel) -> None:
-        self.config = model.config
-        self.channels = model.config.z_channels
-        layers = [model.layers[f"prior.{i}"] for i in range(3)]
-        self.weights = [np.ascontiguousarray(layer.weight.T.astype(np.float32)) for layer in layers]
-        self.biases = [layer.bias.astype(np.float32) for layer in layers]
-        self.scales = [layer.scale for layer in layers]
-        self.limits = [float(layer.high) for layer in layers[1:]]
-
-    def inputs(self, padded: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Rows of the first layer for some places: the window, then the place itself.
-
-        Parameters
-        ----------
-        padded : array of int64, shape (h + 2, w + 4, z_channels)
-            z on its grid, `Z_WINDOW` zeros around it on three sides, zero wherever it is not known yet.
-        y, x : arrays of int64
-            The places.
-        """
-        reach = VLAEConfig.Z_WINDOW
-        taps = [padded[y + reach + dy, x + reach + dx] for dy, dx in [*prior_offsets(self.config), (0, 0)]]
-        return np.concatenate(taps, 1).astype(np.float32)
-
-    def __call__(self, rows: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Means and indices of scales, shape (N, z_channels) each, in the units of `cdf.gaussian_cdf`."""
-        h = rows
-        for weight, bias, scale, high in zip(
-            self.weights[:2], self.biases[:2], self.scales[:2], self.limits, strict=True
-        ):
-            h = np.floor((h @ weight + bias) * scale).clip(0, high)
-        out = np.floor((h @ self.weights[2] + self.biases[2]) * self.scales[2]).astype(np.int64)
-        mean = out[:, : self.channels].clip(-PRIOR_MEAN_LIMIT, PRIOR_MEAN_LIMIT)
-        return mean, out[:, self.channels :].clip(*PRIOR_SCALE_LIMITS)

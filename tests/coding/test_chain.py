@@ -7,7 +7,7 @@ from conftest import binary_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlae_codec.models.exact import binary as batch_module
-from vlae_codec.models.exact.binary import ImagePass
+from vlae_codec.models.exact.binary import BinaryNetworks
 
 from vlae_codec import Model
 from vlae_codec.coding.binary import Batch, ImageCoder, gaussian_bits, pixel_bits
@@ -104,12 +104,12 @@ def test_chunks_threads_and_convolutions_do_not_change_an_integer(
 
 def test_the_integer_network_follows_the_float_one() -> None:
     from golden.make import SHAPES, untrained
-    from vlae_codec.models.exact.integer import IntegerModel, measure_image_ranges
+    from vlae_codec.models.training.export import measure_binary_ranges, to_integers
 
     images = binary_images(200, 8, 5)
     for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
         model = untrained(SHAPES[name])
-        networks = ImagePass(IntegerModel.export(model, measure_image_ranges(model, images)))
+        networks = BinaryNetworks(to_integers(model, measure_binary_ranges(model, images)))
         signed = 2.0 * torch.from_numpy(images)[:, None].float() - 1.0
         with torch.no_grad():
             features = integer_features = None
@@ -134,14 +134,14 @@ def test_a_flow_posterior_is_refused() -> None:
     import dataclasses
 
     from golden.make import SHAPES
-    from vlae_codec.models.exact.integer import IntegerModel
+    from vlae_codec.models.training.export import to_integers
     from vlae_codec.models.vlae import VLAE
 
     from vlae_codec.errors import UnknownModel
 
     model = VLAE(dataclasses.replace(SHAPES["tiny-binary"], posterior="iaf"))
     with pytest.raises(UnknownModel, match="posterior iaf cannot be coded"):
-        IntegerModel.export(model, {})
+        to_integers(model, {})
 
 
 def test_damaged_words_never_pass_for_the_images(binary_model: Model) -> None:

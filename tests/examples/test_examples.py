@@ -13,7 +13,7 @@ import torch
 from conftest import GOLDEN, binary_images
 from PIL import Image
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.exact.integer import IntegerModel, measure_image_ranges
+from vlae_codec.models.training.export import measure_binary_ranges, to_integers
 from vlae_codec.models.vlae import VLAE
 
 from vlae_codec import Model
@@ -100,7 +100,7 @@ def test_a_checkpoint_gives_the_z_of_its_float_networks(tmp_path: Path, posterio
     if posterior == "diagonal":
         assert isinstance(encoder, VLAE)
         exported = tmp_path / "exported.safetensors"
-        exported.write_bytes(IntegerModel.export(encoder, measure_image_ranges(encoder, images)).to_bytes())
+        exported.write_bytes(to_integers(encoder, measure_binary_ranges(encoder, images)).to_bytes())
         assert np.abs(means - common.latents(common.open_encoder(str(exported)), images)).max() < 0.02
 
 

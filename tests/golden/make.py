@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from conftest import binary_images, picture, smooth, vlae_file  # noqa: E402
 from vlae_codec.models.config import VLAEConfig  # noqa: E402
-from vlae_codec.models.exact.integer import IntegerModel, measure_image_ranges, measure_ranges  # noqa: E402
+from vlae_codec.models.training.export import measure_binary_ranges, measure_ranges, to_integers  # noqa: E402
 from vlae_codec.models.vlae import VLAE  # noqa: E402
 
 import vlae_codec  # noqa: E402
@@ -52,7 +52,7 @@ def write_binary(name: str, model: VLAE, path: Path) -> None:
     """A model for binary images, an archive of an array and one of files, and a lossy file."""
     images = binary_images(300, 8)
     np.save(HERE / "binary.npy", images)
-    path.write_bytes(IntegerModel.export(model, measure_image_ranges(model, images)).to_bytes())
+    path.write_bytes(to_integers(model, measure_binary_ranges(model, images)).to_bytes())
     loaded = vlae_codec.load_model(path, "cpu")
     (HERE / f"{name}-array.vlae").write_bytes(archive.archive_array(images, loaded, segment=120, embed=True))
     if model.config.z_channels:
@@ -72,7 +72,7 @@ def main() -> None:
         if config.image_size:
             write_binary(name, model, path)
             continue
-        path.write_bytes(IntegerModel.export(model, measure_ranges(model, crops)).to_bytes())
+        path.write_bytes(to_integers(model, measure_ranges(model, crops)).to_bytes())
         loaded = vlae_codec.load_model(path, "cpu")
         ways = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]
         for kind in ("smooth", "gaps", "grey"):

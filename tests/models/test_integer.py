@@ -10,8 +10,10 @@ from conftest import GOLDEN, picture, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.exact.integer import EXACT, IntegerLayer, IntegerModel, quantize
-from vlae_codec.models.exact.photo import ParallelPass
+from vlae_codec.models.exact.integer import IntegerLayer, IntegerModel
+from vlae_codec.models.exact.photo import PhotoNetworks
+from vlae_codec.models.plan import EXACT
+from vlae_codec.models.training.export import quantize
 
 from vlae_codec.coding.photo import Alphabet, Coder
 from vlae_codec.entropy import kernels
@@ -59,7 +61,7 @@ def test_the_bound_is_sharp() -> None:
         IntegerLayer(-weight, np.array([-512], np.int32), scale, 0, 1).check("below zero")
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 2.0**17])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 2.0**17, 1e-45, 2.0**-127])
 def test_a_scale_that_is_none_is_refused(scale: float) -> None:
     model = tiny()
     model.layers["decoder.head1"].scale[2] = scale
@@ -98,7 +100,7 @@ def test_impossible_configurations_are_refused(values: object) -> None:
 
 
 def params_of(
-    parallel: ParallelPass, image: np.ndarray, top: int, bottom: int, features: np.ndarray | None
+    parallel: PhotoNetworks, image: np.ndarray, top: int, bottom: int, features: np.ndarray | None
 ) -> np.ndarray:
     return np.concatenate([params for _, params in parallel.bands(image, top, bottom, features)])
 
@@ -152,41 +154,41 @@ def test_parallel_and_step_by_step_passes_agree_bit_for_bit(name: str, stage: St
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parallel_pass_does_not_depend_on_how_it_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture("noise", 21, 33)
-    parallel = ParallelPass(tiny(name))
+    parallel = PhotoNetworks(tiny(name))
     whole = params_of(parallel, image, 0, 21, None)
     monkeypatch.setattr("vlae_codec.models.exact.photo.BAND_PIXELS", 66)
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     # The halo of a stage makes its first rows what they would be inside the image.
     assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
     # Plain products instead of convolutions.
-    parallel.kernels = []
+    parallel.convolutions = []
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     # All by torch, as on a GPU.
-    parallel.compiled = False
+    parallel.backend = "torch"
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
 
 
 def test_a_convolution_that_rounds_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = ParallelPass._masked_convolution
-    monkeypatch.setattr(ParallelPass, "_masked_convolution", lambda *a: original(*a) * (1 + 2.0**-20))
-    assert ParallelPass(tiny()).kernels == []
+    original = PhotoNetworks._masked_convolution
+    monkeypatch.setattr(PhotoNetworks, "_masked_convolution", lambda *a: original(*a) * (1 + 2.0**-20))
+    assert PhotoNetworks(tiny()).convolutions == []
 
 
 def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = ParallelPass._masked_sum
-    monkeypatch.setattr(ParallelPass, "_masked_sum", lambda *a: original(*a) * (1 + 2.0**-20))
+    original = PhotoNetworks._masked_sum
+    monkeypatch.setattr(PhotoNetworks, "_masked_sum", lambda *a: original(*a) * (1 + 2.0**-20))
     with pytest.raises(UnsafeModel, match="does not sum integers exactly"):
-        ParallelPass(tiny())
+        PhotoNetworks(tiny())
 
 
 def test_the_callers_precision_does_not_matter() -> None:
     image = picture("noise", 40, 64)
-    parallel = ParallelPass(tiny())
+    parallel = PhotoNetworks(tiny())
     plain = params_of(parallel, image, 0, 40, None)
     z, (mean, _) = np.full((2, 2, 2), 9), parallel.posterior(image)
     features = parallel.features(z)
-    parallel.compiled = False
+    parallel.backend = "torch"
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
@@ -203,5 +205,5 @@ def test_the_callers_precision_does_not_matter() -> None:
 def test_the_gpu_gives_the_same_integers() -> None:
     image = picture("noise", 40, 64)
     for name in NAMES:
-        on_cpu, on_gpu = ParallelPass(tiny(name)), ParallelPass(tiny(name), "cuda")
+        on_cpu, on_gpu = PhotoNetworks(tiny(name)), PhotoNetworks(tiny(name), "cuda")
         assert np.array_equal(params_of(on_cpu, image, 0, 40, None), params_of(on_gpu, image, 0, 40, None))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vlae_codec.entropy import cdf, kernels
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile, EmptyMessage
-from vlae_codec.models.exact.binary import ImagePass
+from vlae_codec.models.exact.binary import BinaryNetworks
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.stages import StageKind, wavefront
 
@@ -71,9 +71,9 @@ class ImageCoder:
     def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
         self.model = model
         self.config = model.config
-        self.networks = ImagePass(model, device)
+        self.networks = BinaryNetworks(model, device)
         size = self.config.image_size
-        steps = list(wavefront(size, size, self.networks.skew))
+        steps = list(wavefront(size, size, self.config.skew))
         #: The pixels in the order of the wavefront, as indices into a flat image.
         self.order = np.concatenate([y * size + x for y, x in steps])
 

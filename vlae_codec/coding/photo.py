@@ -20,7 +20,8 @@ from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.exact.loops import RING, scratch_arrays
-from vlae_codec.models.exact.photo import ParallelPass, PriorPass
+from vlae_codec.models.exact.networks import PriorPass
+from vlae_codec.models.exact.photo import PhotoNetworks
 from vlae_codec.stages import Stage, StageKind, affordable_rows, wavefront
 
 #: Starts and freqs of subpixels, and their ideal length in bits.
@@ -122,9 +123,8 @@ class Coder:
     def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
         self.model = model
         self.config = config = model.config
-        self.parallel = ParallelPass(model, device)
+        self.parallel = PhotoNetworks(model, device)
         self.prior = PriorPass(model) if config.z_channels else None
-        self.skew = config.window_right + 1
 
     # -- encoding ----------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,9 @@ class Coder:
         # A head grows by a symbol's bits and by what rounding adds, which is less than 2^-7 of it as a head is at least
         # 2^7 times a frequency: under 0.012 bits a symbol.
         message.reserve(math.ceil((bits + 0.012 * starts.size) / 32) + 2 * message.lanes)
-        message.size = kernels.push_wavefront(message.heads, message.words, message.size, starts, freqs, self.skew)
+        message.size = kernels.push_wavefront(
+            message.heads, message.words, message.size, starts, freqs, self.config.skew
+        )
         timer("ans")
 
     def _push_with_z(
@@ -380,7 +382,7 @@ class Coder:
     ) -> None:  # fmt: skip
         timer = _Timer(costs)
         rows, width = stage.bottom - stage.top, image.shape[1]
-        steps = width + self.skew * (rows - 1)
+        steps = width + self.config.skew * (rows - 1)
         done = 0
         for end, size in self._wavefront(message, image, stage, features, alphabet, alphabet.channels):
             if size < 0:
@@ -403,14 +405,14 @@ class Coder:
         if stage.top:
             for _ in self.parallel.bands(image, stage.top, stage.top, None, boundary):
                 pass
-        kept = min(rows, width // self.skew + 2) if config.spatial else 1
+        kept = min(rows, width // self.config.skew + 2) if config.spatial else 1
         ring = np.zeros((config.blocks, kept, RING, config.channels), np.float32)
         threads = get_num_threads()
         scratch = scratch_arrays(self.model, threads)
-        params = np.empty((min(rows, width // self.skew + 1), config.outputs), np.int16)
+        params = np.empty((min(rows, width // self.config.skew + 1), config.outputs), np.int16)
         if features is None:
             features = np.zeros((0, 0, config.channels), np.int16)
-        steps = width + self.skew * (rows - 1)
+        steps = width + self.config.skew * (rows - 1)
         # Often enough for a progress bar, seldom enough not to cost.
         stride = max(64, steps // 200)
         for begin in range(0, steps, stride):
@@ -418,7 +420,7 @@ class Coder:
             with single_threaded_products():
                 size = kernels.pop_wavefront(
                     self.parallel.arrays, message.heads, message.words, message.size, image, stage.top, stage.bottom,
-                    features, ring, boundary, scratch, params, begin, end, self.skew, threads, channels,
+                    features, ring, boundary, scratch, params, begin, end, self.config.skew, threads, channels,
                     alphabet.ranks, alphabet.middles, alphabet.counts, alphabet.values,
                 )  # fmt: skip
             yield end, size
