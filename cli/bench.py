@@ -13,7 +13,7 @@ from PIL import Image
 from vlae_codec.models import plan
 from vlae_codec.models.config import VLAEConfig
 
-from vlae_codec.coding.photo import Alphabet, Coder, set_threads
+from vlae_codec.coding.photo import Alphabet, PhotoCoder, set_threads
 from vlae_codec.registry import DEFAULT_MODEL, load_model
 from vlae_codec.stages import StageKind
 
@@ -62,7 +62,7 @@ def test_picture(path: str | None, megapixels: float) -> np.ndarray:
     )
 
 
-def run(coder: Coder, picture: np.ndarray, rounds: int) -> None:
+def run(coder: PhotoCoder, picture: np.ndarray, rounds: int) -> None:
     """Print the figures of one picture, the median of some rounds."""
     alphabet = Alphabet.of(picture, 3)
     way = StageKind.BITS_BACK if coder.config.z_channels else StageKind.WITHOUT_Z
@@ -115,7 +115,7 @@ def main(image: str | None, megapixels: float, rounds: int, threads: int | None,
     run(coder, test_picture(image, megapixels), rounds)
 
 
-def run_quietly(coder: Coder, picture: np.ndarray) -> None:
+def run_quietly(coder: PhotoCoder, picture: np.ndarray) -> None:
     """Once through, so that compilation is not measured."""
     alphabet = Alphabet.of(picture, 3)
     for way in (StageKind.WITHOUT_Z, StageKind.BITS_BACK):

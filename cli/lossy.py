@@ -42,7 +42,7 @@ def lossy(
       vlae-codec decompress digits.vlae -o drawn.npy --seed 1
     """
     from vlae_codec import files
-    from vlae_codec.coding.binary import ImageCoder
+    from vlae_codec.coding.binary import BinaryCoder
     from vlae_codec.errors import UnsupportedImage
     from vlae_codec.formats import archive
     from vlae_codec.formats import lossy as codes
@@ -54,7 +54,7 @@ def lossy(
     use_threads(threads)
     model = load_model(model_name or DEFAULT_MODEL, device)
     options = {} if fidelity is None else {"fidelity": fidelity}
-    if not isinstance(model.coder, ImageCoder):
+    if not isinstance(model.coder, BinaryCoder):
         if len(sources) > 1 or Path(sources[0]).is_dir() or is_array(sources[0]):
             raise UnsupportedImage("lossy takes one photograph at a time; many images need a model for binary images")
         image = imaging.open_image(files.read_bytes(sources[0]), sources[0])

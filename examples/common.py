@@ -18,12 +18,14 @@ from vlae_codec.models.training.export import load_average
 from vlae_codec.models.vlae import VLAE
 
 from vlae_codec import Model, load_model
-from vlae_codec.coding.binary import MAX_BATCH, ImageCoder
+from vlae_codec.coding.binary import BinaryCoder
+from vlae_codec.coding.latent import draw_posterior
 from vlae_codec.entropy import cdf
+from vlae_codec.entropy.codecs import Gaussians
 from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError
-from vlae_codec.evaluate import draw_posterior
 from vlae_codec.formats import lossy
 from vlae_codec.formats.archive import Source
+from vlae_codec.stages import MAX_BATCH
 
 #: Inches and dots per inch: 1600 pixels, twice the width at which a README shows them.
 WIDTH, DPI = 8.0, 200
@@ -89,7 +91,7 @@ def load_labels(data: Path, split: str, limit: int | None = None) -> NDArray[np.
 def open_model(name: str) -> Model:
     """A model for binary images, by name or path."""
     model = load_model(name)
-    if not isinstance(model.coder, ImageCoder):
+    if not isinstance(model.coder, BinaryCoder):
         raise UnknownModel(f"model {model.name} is for photographs, expected one for binary images")
     return model
 
@@ -124,9 +126,11 @@ def latents(encoder: Model | VLAE, images: NDArray[np.uint8], rng: np.random.Gen
 
 def _latents(encoder: Model | VLAE, images: NDArray[np.uint8], rng: np.random.Generator | None) -> NDArray:
     if not isinstance(encoder, VLAE):
-        assert isinstance(encoder.coder, ImageCoder)
-        posterior = encoder.coder.networks.posterior(images)
-        return draw_posterior(posterior, rng) / cdf.Z_STEPS if rng else posterior[0] / (cdf.Z_MEAN_STEPS * cdf.Z_STEPS)
+        assert isinstance(encoder.coder, BinaryCoder)
+        posterior = Gaussians(*encoder.coder.networks.posterior(images))
+        return (
+            draw_posterior(posterior, rng) / cdf.Z_STEPS if rng else posterior.mean / (cdf.Z_MEAN_STEPS * cdf.Z_STEPS)
+        )
     with torch.inference_mode():
         z, log_std, context = encoder.encoder(2.0 * torch.from_numpy(images)[:, None].float() - 1.0)
         if rng:

@@ -12,7 +12,7 @@ from common import arguments, count, encode_lossy, load_images, open_model, run,
 from numpy.typing import NDArray
 
 from vlae_codec import Model
-from vlae_codec.coding.binary import ImageCoder
+from vlae_codec.coding.binary import BinaryCoder, sample_images
 from vlae_codec.formats import lossy
 
 
@@ -20,10 +20,10 @@ def draw_again(
     model: Model, file: lossy.LossyFile, originals: NDArray[np.uint8], draws: int, seed: int
 ) -> NDArray[np.uint8]:
     """The first images of a file in a row, and ``draws`` rows of reconstructions below: (1 + draws, N, S, S)."""
-    assert isinstance(model.coder, ImageCoder)
+    assert isinstance(model.coder, BinaryCoder)
     count = len(originals)
     z = lossy.decode_z(file, model.coder)[:count]
-    return np.stack([originals, *(lossy.sample_images(model.coder, z, count, seed + i) for i in range(draws))])
+    return np.stack([originals, *(sample_images(model.coder, z, count, seed + i) for i in range(draws))])
 
 
 def main() -> None:

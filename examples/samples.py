@@ -10,15 +10,14 @@ from common import arguments, count, open_model, run, save, show_tiles
 from numpy.typing import NDArray
 
 from vlae_codec import Model
-from vlae_codec.coding.binary import ImageCoder
-from vlae_codec.formats import lossy
+from vlae_codec.coding.binary import BinaryCoder, sample_images, sample_prior
 
 
 def draw(model: Model, count: int, seed: int) -> NDArray[np.uint8]:
     """Samples (N, S, S); of a model without z, from its decoder alone."""
-    assert isinstance(model.coder, ImageCoder)
-    z = lossy.sample_prior(model.coder, count, seed) if model.coder.config.z_channels else None
-    return lossy.sample_images(model.coder, z, count, seed)
+    assert isinstance(model.coder, BinaryCoder)
+    z = sample_prior(model.coder, count, seed) if model.coder.config.z_channels else None
+    return sample_images(model.coder, z, count, seed)
 
 
 def main() -> None:

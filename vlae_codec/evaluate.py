@@ -8,35 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlae_codec.coding.binary import MAX_BATCH, ImageCoder, gaussian_bits, pixel_bits
-from vlae_codec.coding.photo import Progress, no_progress
-from vlae_codec.entropy import cdf
+from vlae_codec.coding.binary import BinaryCoder, pixel_bits
+from vlae_codec.coding.latent import draw_posterior, gaussian_bits
+from vlae_codec.entropy.codecs import Gaussians
 from vlae_codec.errors import UnknownModel
 from vlae_codec.formats import archive
 from vlae_codec.registry import Model
+from vlae_codec.stages import MAX_BATCH, Progress, no_progress
 
 #: Nats in a bit.
 NATS = math.log(2.0)
 
 
-def draw_posterior(
-    posterior: tuple[NDArray[np.int64], NDArray[np.int64]], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Z (N, z_channels) on its grid, drawn under q."""
-    mean, scale = posterior
-    std = np.exp(cdf.Z_SCALE_LOWEST + scale / cdf.Z_SCALE_STEPS) * cdf.Z_STEPS
-    z = np.rint(mean / cdf.Z_MEAN_STEPS + std * rng.standard_normal(mean.shape)).astype(np.int64)
-    return z.clip(cdf.Z_MIN, cdf.Z_MIN + cdf.Z_COUNT - 1)
-
-
 def image_parts(
-    coder: ImageCoder, images: NDArray[np.uint8], rng: np.random.Generator
+    coder: BinaryCoder, images: NDArray[np.uint8], rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """-log p(z), -log q(z | x) and -log p(x | z) of images (N, S, S) under one draw of z each, in bits, (N,) each."""
     if not coder.config.z_channels:
         none = np.zeros(len(images))
         return none, none, pixel_bits(images, coder.networks.logits(images, None))
-    posterior = coder.networks.posterior(images)
+    posterior = Gaussians(*coder.networks.posterior(images))
     z = draw_posterior(posterior, rng)
     prior_bits = gaussian_bits(z, *coder.networks.prior(z)).sum(1)
     logits = coder.networks.logits(images, coder.networks.features(z))
@@ -44,7 +35,7 @@ def image_parts(
 
 
 def importance_nll(
-    coder: ImageCoder, images: NDArray[np.uint8], samples: int, rng: np.random.Generator,
+    coder: BinaryCoder, images: NDArray[np.uint8], samples: int, rng: np.random.Generator,
     progress: Progress = no_progress,
 ) -> NDArray[np.float64]:  # fmt: skip
     """-log p(x) in nats, (N,), from ``samples`` draws of z for each image (Burda et al. 2016).
@@ -95,7 +86,7 @@ def evaluate(
     (``bytes``, ``nats``, ``bits``, ``over_elbo``: how much larger than the ELBO, as a share).
     """
     coder = model.coder
-    if not isinstance(coder, ImageCoder):
+    if not isinstance(coder, BinaryCoder):
         raise UnknownModel(f"model {model.name} is for photographs; eval is for models of binary images")
     rng = np.random.default_rng(seed)
     sums = np.zeros(3)

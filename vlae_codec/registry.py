@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from vlae_codec.coding.binary import ImageCoder
-from vlae_codec.coding.photo import Coder
+from vlae_codec.coding.binary import BinaryCoder
+from vlae_codec.coding.photo import PhotoCoder
 from vlae_codec.errors import UnknownModel
 from vlae_codec.models.exact.integer import IntegerModel, model_id
 
@@ -34,7 +34,7 @@ class Model:
         The file's name without its suffix.
     id : bytes
         What files made with this model hold, see `models.integer.model_id`.
-    coder : Coder or ImageCoder
+    coder : PhotoCoder or BinaryCoder
         For photographs, or for binary images of one size.
     data : bytes
         The model file.
@@ -42,13 +42,13 @@ class Model:
 
     name: str
     id: bytes
-    coder: Coder | ImageCoder
+    coder: PhotoCoder | BinaryCoder
     data: bytes = field(repr=False)
 
     @property
-    def photographs(self) -> Coder:
+    def photographs(self) -> PhotoCoder:
         """The coder of a model for photographs; `UnknownModel` for another."""
-        if not isinstance(self.coder, Coder):
+        if not isinstance(self.coder, PhotoCoder):
             size = self.coder.config.image_size
             raise UnknownModel(
                 f"model {self.name} is for binary images of {size} x {size} pixels in archives, expected one for "
@@ -138,5 +138,5 @@ def _load(path: Path, changed: int, device: str) -> Model:
 def model_from_bytes(data: bytes, name: str, device: str = "auto") -> Model:
     """A model from the bytes of its file; raises as `load_model` does."""
     model = IntegerModel.from_bytes(data)
-    kind = ImageCoder if model.config.image_size else Coder
+    kind = BinaryCoder if model.config.image_size else PhotoCoder
     return Model(name, model_id(data), kind(model, choose_device(device)), data)

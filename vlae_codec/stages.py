@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vlae_codec.entropy.ans import Message
+
+#: Most images in a stage of a chain. They go through the networks together, step by step when decoding.
+MAX_BATCH = 256
 
 
 class StageKind(IntEnum):
@@ -23,11 +31,16 @@ class StageKind(IntEnum):
 
 @dataclass(frozen=True)
 class Stage:
-    """Rows ``top`` to ``bottom - 1`` of the image, coded together."""
+    """What is coded together, from ``first`` on, before ``last``: rows of a photograph, or images of a chain."""
 
-    top: int
-    bottom: int
+    first: int
+    last: int
     kind: StageKind
+
+    @property
+    def count(self) -> int:
+        """Of rows, or of images."""
+        return self.last - self.first
 
 
 def wavefront(rows: int, width: int, skew: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -58,3 +71,53 @@ def affordable_rows(stock: float, wanted: NDArray[np.float64]) -> int:
         Bits that the z of each patch row draws, from the top.
     """
     return int((np.cumsum(wanted[::-1]) <= stock).sum())
+
+
+#: Called with the pixels done since the last call.
+Progress = Callable[[int], None]
+
+
+def no_progress(pixels: int) -> None:
+    """The `Progress` that does nothing."""
+
+
+@dataclass
+class Costs:
+    """Ideal code lengths in bits, and seconds by what they were spent on.
+
+    Decoding does network, CDF and ANS of each step in one kernel, which is counted as ``wavefront``.
+    """
+
+    z_prior: float = 0.0
+    z_posterior: float = 0.0
+    pixels: float = 0.0
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("network", "cdf", "ans", "z", "wavefront"), 0.0)
+    )
+
+    @property
+    def elbo(self) -> float:
+        """The negative ELBO in bits."""
+        return self.z_prior - self.z_posterior + self.pixels
+
+
+class Timer:
+    """Adds the time since the last call to a part of `Costs.seconds`."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self.last = time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        """Count it as one part's."""
+        now = time.perf_counter()
+        self.costs.seconds[part] += now - self.last
+        self.last = now
+
+
+class Coded(NamedTuple):
+    """What an encoder gives: the message, the stages in the order in which they decode, and what they cost."""
+
+    message: Message
+    stages: list[Stage]
+    costs: Costs

@@ -9,14 +9,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlae_codec.coding.binary import ImageCoder
 from vlae_codec.errors import CorruptFile, UnknownModel, describe
 from vlae_codec.folders import DIED, Coding, model_for
 from vlae_codec.formats import archive
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
 from vlae_codec.formats.header import Mode
-from vlae_codec.formats.lossy import LossyFile, decode_grid, decode_z, find_lossy_model
+from vlae_codec.formats.lossy import LossyFile, decode_z, find_lossy_model
 from vlae_codec.workers import run_each
 
 from . import files
@@ -93,10 +92,7 @@ def check(data: bytes, coding: Coding) -> str:
     if mode is Mode.LOSSY:
         file = LossyFile.from_bytes(data)
         coder = find_lossy_model(file, coding.load(), coding.device).coder
-        if isinstance(coder, ImageCoder):
-            decode_z(file, coder)
-        else:
-            decode_grid(file, coder)
+        decode_z(file, coder)
         width, height = file.head["size"]
         return f"lossy, {file.head['count']} images of {width} x {height}"
     if mode is Mode.STORED:

@@ -10,27 +10,28 @@ from vlae_codec.models.exact import binary as batch_module
 from vlae_codec.models.exact.binary import BinaryNetworks
 
 from vlae_codec import Model
-from vlae_codec.coding.binary import Batch, ImageCoder, gaussian_bits, pixel_bits
+from vlae_codec.coding.binary import BinaryCoder, pixel_bits
+from vlae_codec.coding.latent import gaussian_bits
 from vlae_codec.entropy import cdf
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile
-from vlae_codec.stages import StageKind
+from vlae_codec.stages import Stage, StageKind
 
 
-def coder_of(model: Model) -> ImageCoder:
-    assert isinstance(model.coder, ImageCoder)
+def coder_of(model: Model) -> BinaryCoder:
+    assert isinstance(model.coder, BinaryCoder)
     return model.coder
 
 
-def check_chain(coder: ImageCoder, images: np.ndarray) -> list[Batch]:
-    """Assert that decoding gives the images back and uses up the message; returns the batches."""
-    message, batches, costs = coder.encode(images)
+def check_chain(coder: BinaryCoder, images: np.ndarray) -> list[Stage]:
+    """Assert that decoding gives the images back and uses up the message; returns the stages."""
+    message, stages, costs = coder.encode(images)
     words = message.flatten()
-    again = np.concatenate(list(coder.decode(Message.unflatten(words, message.lanes), batches)))
+    again = np.concatenate(list(coder.decode(Message.unflatten(words, message.lanes), stages)))
     assert np.array_equal(again, images)
     # The words hold the ideal length; each lane keeps up to 64 bits.
     assert -1e-6 <= 32 * len(words) - costs.elbo <= 64 * message.lanes + 1e-3 * costs.elbo
-    return batches
+    return stages
 
 
 @settings(max_examples=25)
@@ -45,10 +46,10 @@ def test_every_number_and_kind(any_binary_model: Model, count: int, kind: str, s
 
 
 def test_batches_grow_from_one_at_full_price(binary_model: Model) -> None:
-    batches = check_chain(coder_of(binary_model), np.random.default_rng(0).integers(0, 2, (600, 8, 8), np.uint8))
-    assert batches[-1] == Batch(1, StageKind.PLAIN_Z)
-    assert {batch.kind for batch in batches[:-5]} == {StageKind.BITS_BACK}
-    assert max(batch.count for batch in batches) == 256
+    stages = check_chain(coder_of(binary_model), np.random.default_rng(0).integers(0, 2, (600, 8, 8), np.uint8))
+    assert stages[-1] == Stage(599, 600, StageKind.PLAIN_Z)
+    assert {stage.kind for stage in stages[:-5]} == {StageKind.BITS_BACK}
+    assert max(stage.count for stage in stages) == 256
 
 
 def test_bits_back_returns_what_it_draws(binary_model: Model) -> None:
@@ -60,10 +61,10 @@ def test_bits_back_returns_what_it_draws(binary_model: Model) -> None:
 
 
 def test_a_draw_longer_than_planned_is_no_loss(binary_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlae_codec.coding.binary.draw_bits", lambda scale: np.zeros(len(scale)))
+    monkeypatch.setattr("vlae_codec.coding.latent.draw_bits", lambda posterior: np.zeros(posterior.mean.shape))
     monkeypatch.setattr("vlae_codec.coding.binary.CAUTION", 0.0)
-    batches = check_chain(coder_of(binary_model), binary_images(40, 8))
-    assert sum(batch.kind is StageKind.PLAIN_Z for batch in batches) > 1
+    stages = check_chain(coder_of(binary_model), binary_images(40, 8))
+    assert sum(stage.kind is StageKind.PLAIN_Z for stage in stages) > 1
 
 
 def test_the_steps_of_decoding_give_the_integers_of_encoding(any_binary_model: Model) -> None:
@@ -146,19 +147,19 @@ def test_a_flow_posterior_is_refused() -> None:
 
 def test_damaged_words_never_pass_for_the_images(binary_model: Model) -> None:
     coder, images = coder_of(binary_model), binary_images(30, 8)
-    message, batches, _ = coder.encode(images)
+    message, stages, _ = coder.encode(images)
     words = message.flatten()
     rng = np.random.default_rng(0)
     for _ in range(30):
         damaged = words.copy()
         damaged[rng.integers(2 * message.lanes, len(words))] ^= np.uint32(1 << int(rng.integers(32)))
         try:
-            other = np.concatenate(list(coder.decode(Message.unflatten(damaged, message.lanes), batches)))
+            other = np.concatenate(list(coder.decode(Message.unflatten(damaged, message.lanes), stages)))
         except CorruptFile:
             continue
         assert not np.array_equal(other, images)
     with pytest.raises(CorruptFile, match="too soon|left over"):
-        list(coder.decode(Message.unflatten(words[: 2 * message.lanes], message.lanes), batches))
+        list(coder.decode(Message.unflatten(words[: 2 * message.lanes], message.lanes), stages))
 
 
 @given(st.integers(-1920, 1920))

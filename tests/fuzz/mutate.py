@@ -36,7 +36,7 @@ sys.path.insert(0, str(HERE.parent))
 from conftest import binary_images, picture, vlae_file  # noqa: E402
 
 from vlae_codec import Archive, registry  # noqa: E402
-from vlae_codec.coding.binary import ImageCoder  # noqa: E402
+from vlae_codec.coding.binary import BinaryCoder  # noqa: E402
 from vlae_codec.coding.photo import Alphabet  # noqa: E402
 from vlae_codec.errors import VlaeError  # noqa: E402
 from vlae_codec.formats import archive as archives  # noqa: E402
@@ -272,7 +272,7 @@ def _model(path: Path) -> Subject:
     def decode(mutant: bytes, repaired: bool) -> str:
         model = registry.model_from_bytes(mutant, "mutant", "cpu")
         # Whatever is accepted as a model must code without loss.
-        if isinstance(model.coder, ImageCoder):
+        if isinstance(model.coder, BinaryCoder):
             size = model.coder.config.image_size
             images = bits if size == 8 else binary_images(3, size)
             message, batches, _ = model.coder.encode(images)

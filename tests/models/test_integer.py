@@ -15,7 +15,7 @@ from vlae_codec.models.exact.photo import PhotoNetworks
 from vlae_codec.models.plan import EXACT
 from vlae_codec.models.training.export import quantize
 
-from vlae_codec.coding.photo import Alphabet, Coder
+from vlae_codec.coding.photo import Alphabet, PhotoCoder
 from vlae_codec.entropy import kernels
 from vlae_codec.errors import UnknownModel, UnsafeModel
 from vlae_codec.stages import Stage, StageKind
@@ -105,9 +105,9 @@ def params_of(
     return np.concatenate([params for _, params in parallel.bands(image, top, bottom, features)])
 
 
-def serial_params(coder: Coder, image: np.ndarray, stage: Stage, features: np.ndarray | None) -> np.ndarray:
+def serial_params(coder: PhotoCoder, image: np.ndarray, stage: Stage, features: np.ndarray | None) -> np.ndarray:
     """Mixture parameters by the step-by-step pass, over an image that is known."""
-    out = np.empty((stage.bottom - stage.top, image.shape[1], coder.config.outputs), np.int16)
+    out = np.empty((stage.last - stage.first, image.shape[1], coder.config.outputs), np.int16)
     original = kernels.pop_wavefront
 
     def record(*arguments):  # type: ignore[no-untyped-def]
@@ -135,17 +135,17 @@ def serial_params(coder: Coder, image: np.ndarray, stage: Stage, features: np.nd
 @pytest.mark.parametrize("stage", [Stage(0, 37, StageKind.WITHOUT_Z), Stage(16, 37, StageKind.WITHOUT_Z)])
 @pytest.mark.parametrize("with_z", [False, True])
 def test_parallel_and_step_by_step_passes_agree_bit_for_bit(name: str, stage: Stage, with_z: bool) -> None:
-    coder = Coder(tiny(name))
+    coder = PhotoCoder(tiny(name))
     if with_z and not coder.config.z_channels:
         with_z = False
     image = picture("smooth", 37, 29)
     image[5:9] = picture("extreme", 4, 29)
     features = None
     if with_z:
-        h = -((stage.top - stage.bottom) // 16)
+        h = -((stage.first - stage.last) // 16)
         z = np.random.default_rng(0).integers(-128, 128, (h, 2, coder.config.z_channels))
         features = coder.parallel.features(z)
-    parallel = params_of(coder.parallel, image, stage.top, stage.bottom, features)
+    parallel = params_of(coder.parallel, image, stage.first, stage.last, features)
     serial = serial_params(coder, image, stage, features)
     assert np.array_equal(parallel, serial)
     assert len(np.unique(parallel)) > 100

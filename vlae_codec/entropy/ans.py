@@ -153,15 +153,28 @@ class Message:
 
     @classmethod
     def unflatten(cls, words: Words, shape: int | tuple[int, ...]) -> Message:
-        """The inverse of `flatten`; `CorruptFile` for too few words or a head out of range."""
-        message = cls(shape)
+        """The inverse of `flatten`; `CorruptFile` for too few words or a head out of range.
+
+        The words may be a view of a file, of either byte order: they are copied once, as pops of z write to them.
+        """
+        message, words = cls(shape), np.asarray(words)
         lanes = message.lanes
         if len(words) < 2 * lanes:
             raise CorruptFile(f"ANS message of {len(words)} words, expected at least {2 * lanes} for {lanes} lanes")
-        wide = np.asarray(words[: 2 * lanes]).astype(np.uint64)
+        wide = words[: 2 * lanes].astype(np.uint64)
         message.heads = (wide[:lanes] << np.uint64(32)) | wide[lanes:]
         if (message.heads < HEAD_MIN).any() or (message.heads >> np.uint64(63)).any():
             raise CorruptFile("ANS message with a head outside [2^31, 2^63)")
-        message.words = np.asarray(words[2 * lanes :])[::-1].astype(np.uint32)
+        message.words = words[: 2 * lanes - 1 : -1].astype(np.uint32)
         message.size = len(message.words)
         return message
+
+
+def random_message(seed: int, words: int) -> Message:
+    """A message of random words: what is popped from it is a sample of the distribution that it is popped under."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    message = Message(1)
+    message.words = rng.integers(0, 1 << 32, words, np.uint32)
+    message.size = words
+    message.heads[0] = np.uint64(rng.integers(1 << 31, 1 << 63, dtype=np.int64))
+    return message

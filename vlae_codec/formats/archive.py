@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec import files
-from vlae_codec.coding.binary import MAX_BATCH, Batch, ImageCoder
-from vlae_codec.coding.photo import Progress, no_progress
+from vlae_codec.coding.binary import BinaryCoder
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import (
     CorruptFile,
@@ -32,7 +31,7 @@ from vlae_codec.images import io as imaging
 from vlae_codec.images.metadata import metadata_of
 from vlae_codec.models.exact.integer import model_id
 from vlae_codec.registry import MAX_MODEL_BYTES, Model, find_model, model_from_bytes
-from vlae_codec.stages import StageKind
+from vlae_codec.stages import MAX_BATCH, Progress, Stage, StageKind, no_progress
 
 from . import header as container
 from . import single as api
@@ -127,7 +126,7 @@ class _Chain:
     digest: bytes
     model: bytes
     lanes: int
-    batches: list[Batch]
+    batches: list[Stage]
     costs: tuple[int, int, int]
     payload: bytes = field(repr=False, default=b"")
 
@@ -200,7 +199,7 @@ class ArchiveWriter:
     def add_chain(self, images: NDArray[np.uint8], names: Sequence[str], progress: Progress = no_progress) -> None:
         """A segment of binary images (N, S, S) of zeros and ones; ``names`` are empty for arrays."""
         coder = self.model.coder
-        assert isinstance(coder, ImageCoder)
+        assert isinstance(coder, BinaryCoder)
         message, batches, costs = coder.encode(images, progress)
         body = bytearray(write_varint(self.count) + write_varint(len(images)) + _pack_names(names))
         body += binary_digest(images) + self.model.id + write_varint(message.lanes) + write_varint(len(batches))
@@ -257,7 +256,7 @@ def archive_array(
     """
     shape, dtype = array.shape, str(array.dtype)
     flat = flat_images(array)
-    if not isinstance(model.coder, ImageCoder):
+    if not isinstance(model.coder, BinaryCoder):
         writer = ArchiveWriter(Source("array", shape=shape, dtype=dtype, key=key), model, embed)
         for image in flat:
             writer.add_single(api.compress(image, model, verify=verify, progress=progress), "")
@@ -295,7 +294,7 @@ def archive_files(
     check_names([name for name, _ in paths])
     if not paths:
         raise UnsupportedImage("no images to put into an archive")
-    if not isinstance(model.coder, ImageCoder):
+    if not isinstance(model.coder, BinaryCoder):
         writer = ArchiveWriter(Source(), model, embed)
         for name, path in paths:
             original = files.read_bytes(path)
@@ -631,12 +630,13 @@ class Archive:
         names = _read_names(reader, count)
         digest, model = reader.take(8, "the checksum of the pixels"), reader.take(8, "the model id")
         lanes = reader.varint("the number of lanes", 1, container.MAX_LANES)
-        batches = []
+        batches: list[Stage] = []
         for _ in range(reader.varint("the number of batches", 1, count)):
             value = reader.varint("a batch", 4, MAX_BATCH << 2 | 3)
             if value & 3 >= len(StageKind):
                 raise CorruptFile(f"a batch of kind {value & 3}, expected below {len(StageKind)}")
-            batches.append(Batch(value >> 2, StageKind(value & 3)))
+            first = batches[-1].last if batches else 0
+            batches.append(Stage(first, first + (value >> 2), StageKind(value & 3)))
         if sum(batch.count for batch in batches) != count or count != segment.count:
             raise CorruptFile(f"the batches of images {segment.first} to {segment.first + count - 1} do not add up")
         prior, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))
@@ -680,7 +680,7 @@ class Archive:
         """All images of a CHAIN segment, (N, S, S) of zeros and ones."""
         chain = self._chain(segment)
         coder = self._model(chain.model).coder
-        if not isinstance(coder, ImageCoder):
+        if not isinstance(coder, BinaryCoder):
             raise CorruptFile("a chain of images names a model for photographs")
         side = coder.config.image_size
         container.check_size((segment.count * side, side), "the segment", self.max_pixels)
@@ -688,7 +688,7 @@ class Archive:
             raise CorruptFile("the segment's batches are not of the kind that its model codes")
         if len(chain.payload) % 4:
             raise CorruptFile(f"the payload has {len(chain.payload)} bytes, expected a multiple of 4")
-        message = Message.unflatten(np.frombuffer(chain.payload, "<u4").astype(np.uint32), chain.lanes)
+        message = Message.unflatten(np.frombuffer(chain.payload, "<u4"), chain.lanes)
         images = np.concatenate(list(coder.decode(message, chain.batches)))
         if binary_digest(images) != chain.digest:
             raise CorruptFile(f"checksum of the pixels is not the stored {chain.digest.hex()}")

@@ -235,7 +235,7 @@ def write(header: Header, payload: bytes) -> bytes:
                 out += np.packbits(row, bitorder="little").tobytes()
         out += write_varint(len(header.stages))
         for stage in header.stages:
-            patches = -(-(stage.bottom - stage.top) // VLAEConfig.Z_PATCH)
+            patches = -(-stage.count // VLAEConfig.Z_PATCH)
             out += write_varint(patches << 2 | stage.kind)
         for cost in header.costs:
             out += write_varint(cost)

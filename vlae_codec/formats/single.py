@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlae_codec.coding.photo import SMALL, Alphabet, Progress, no_progress
+from vlae_codec.coding.photo import SMALL, Alphabet
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from vlae_codec.images import io as imaging
 from vlae_codec.images.fallback import digest_of, quick_size, read_fallback, smallest_fallback, values_of
 from vlae_codec.images.metadata import metadata_of, metadata_of_file, restore_metadata
 from vlae_codec.registry import Model, find_model, load_model
-from vlae_codec.stages import StageKind
+from vlae_codec.stages import Progress, StageKind, no_progress
 
 from . import header as container
 from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, pixel_digest
@@ -438,7 +438,7 @@ def info(data: bytes) -> dict[str, Any]:
         "coded_channels": header.channels,
         "values": [int(row.sum()) for row in header.occurring] if header.occurring is not None else [],
         "lanes": header.lanes,
-        "stages": [{"rows": s.bottom - s.top, "z": s.kind.name.lower().replace("_", "-")} for s in header.stages],
+        "stages": [{"rows": s.count, "z": s.kind.name.lower().replace("_", "-")} for s in header.stages],
         "bits": bits,
         "elbo_bits": elbo,
     }
