@@ -357,9 +357,9 @@ def choose(space: Space, posterior: Gaussians, fidelity: float, closeness: float
         # Steps that suit the prior as it is where nothing is known, as the real ones come to light only on the way.
         nothing = np.zeros((count, h + space.reach, w + 2 * space.reach, channels), np.int64)
         start = space.prior(space.inputs(nothing, *np.divmod(np.arange(h * w), w)))
-        flat = [part.reshape(-1, channels) for part in posterior]
+        mean, scale = (part.reshape(-1, channels) for part in posterior)
         for c in range(channels):
-            lattice.fit(_column(*start, c), _column(*flat, c), c, fidelity)
+            lattice.fit(_column(*start, c), _column(mean, scale, c), c, fidelity)
 
     def visit(given: Gaussians, place: Place) -> Z:
         mine, c = Gaussians(*(place.of(part) for part in posterior)), place.channel
