@@ -73,7 +73,12 @@ def progress_bar(quiet: bool, what: str, pixels: int | None) -> Iterator[Callabl
         yield bar.update
 
 
+def display(name: str) -> str:
+    """A file's name as a terminal can show it: it may hold bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def note(quiet: bool, text: str) -> None:
     """One line of result on stderr, so that stdout stays free for data."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(display(text), err=True)

@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Coding:
-    """How the files of a run are coded; see `api.compress_file` for the last four.
+    """How the files of a run are coded; see `api.compress_file` for the last five.
 
     Attributes
     ----------
@@ -63,6 +63,7 @@ class Coding:
     strip: bool = False
     verify: bool = True
     max_pixels: int = container.MAX_PIXELS
+    exact: bool = False
 
     def start(self) -> None:
         """Make a process ready for `load`: the threads set, the model loaded, which the registry then keeps."""
@@ -313,7 +314,7 @@ def _compress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
         return task.name, api.compress_file(
             data, task.source.name, coding.load(), pixels=coding.pixels, strip=coding.strip, verify=coding.verify,
-            max_pixels=coding.max_pixels,
+            max_pixels=coding.max_pixels, exact=coding.exact,
         )  # fmt: skip
 
     return _timed(task, code)

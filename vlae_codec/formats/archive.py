@@ -283,11 +283,11 @@ def flat_images(array: NDArray) -> NDArray[np.uint8]:
 
 def archive_files(
     paths: Sequence[tuple[str, Path]], model: Model, *, segment: int = SEGMENT, embed: bool = False,
-    verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS,
+    verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS, exact: bool = False,
 ) -> bytes:  # fmt: skip
     """An archive of image files, given as (name, path), none of more than ``max_pixels``.
 
-    See `archive_array` for the other parameters.
+    See `archive_array` and `api.compress_file` for the other parameters.
 
     With a model for binary images all must be images of its size and one mode, 1 or L, without metadata.
     """
@@ -299,8 +299,9 @@ def archive_files(
         for name, path in paths:
             original = files.read_bytes(path)
             data = api.compress_file(
-                original, path.name, model, named=False, verify=verify, progress=progress, max_pixels=max_pixels
-            )
+                original, path.name, model, named=False, verify=verify, progress=progress, max_pixels=max_pixels,
+                exact=exact,
+            )  # fmt: skip
             writer.add_single(data, name)
         return writer.finish()
     bits, source = open_binary(paths, model)
