@@ -1,5 +1,6 @@
 """Learned lossless image compression: a Variational Lossy Autoencoder inside bits-back ANS coding."""
 
+import vlae_codec.waiting  # noqa: F401  before torch and numba are loaded
 from vlae_codec.errors import (
     CorruptFile,
     EmptyMessage,
