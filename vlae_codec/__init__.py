@@ -1,5 +1,6 @@
 """Learned lossless image compression: a Variational Lossy Autoencoder inside bits-back ANS coding."""
 
+import vlae_codec.waiting  # noqa: F401  before torch and numba are loaded
 from vlae_codec.errors import (
     CorruptFile,
     EmptyMessage,
@@ -13,7 +14,7 @@ from vlae_codec.errors import (
 )
 from vlae_codec.formats.archive import Archive, archive_array, archive_files
 from vlae_codec.formats.single import compress, decompress, info
-from vlae_codec.plugins.torch import ImageDataset
+from vlae_codec.plugins.torch import ImageDataset, SegmentSampler
 from vlae_codec.registry import Model, load_model
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ImageDataset",
     "Model",
     "NotAVlaeFile",
+    "SegmentSampler",
     "UnknownModel",
     "UnsafeModel",
     "UnsupportedImage",

@@ -37,7 +37,7 @@ from conftest import binary_images, picture, vlae_file  # noqa: E402
 
 from vlae_codec import Archive, registry  # noqa: E402
 from vlae_codec.coding.binary import BinaryCoder  # noqa: E402
-from vlae_codec.coding.photo import Alphabet  # noqa: E402
+from vlae_codec.coding.wavefront import Alphabet  # noqa: E402
 from vlae_codec.errors import VlaeError  # noqa: E402
 from vlae_codec.formats import archive as archives  # noqa: E402
 from vlae_codec.formats import header as container  # noqa: E402

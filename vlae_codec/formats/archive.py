@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -46,6 +48,8 @@ END_BYTES = 20
 #: Most images in an archive, and bytes of one section.
 MAX_IMAGES = 1 << 28
 MAX_SECTION = 1 << 34
+#: Decoded segments that a reader keeps, the last that were used.
+KEPT_SEGMENTS = 32
 
 
 class Tag(IntEnum):
@@ -382,6 +386,8 @@ class Archive:
     segments : list of Segment
     damaged : list of str
         What a damaged archive lacks, one line each; empty for a sound one.
+    kept : int
+        Decoded segments of a chain that are kept, at least one; of ``max_pixels`` together at most.
     """
 
     def __init__(
@@ -390,8 +396,10 @@ class Archive:
         self.file = file
         self.device = device
         self.max_pixels = max_pixels
+        self.kept = KEPT_SEGMENTS
         self._given = model
-        self._cache: tuple[int, NDArray[np.uint8]] | None = None
+        #: Segments as they were decoded, the one that was used last at the end.
+        self._decoded: dict[int, NDArray[np.uint8]] = {}
         self._names: dict[int, list[str]] = {}
         self.damaged: list[str] = []
         self.file.seek(0, os.SEEK_END)
@@ -426,22 +434,36 @@ class Archive:
     def __len__(self) -> int:
         return self.segments[-1].first + self.segments[-1].count if self.segments else 0
 
-    def __getitem__(self, index: int) -> Any:
-        """Image number ``index``: an array (H, W[, C]) for archives of arrays, else a PIL image.
+    def __getitem__(self, index: int | str | slice) -> Any:
+        """The image of a number or a name, or those of a slice.
+
+        Returns
+        -------
+        An array (H, W[, C]) for archives of arrays, else a PIL image. For a slice all of them: an array (N, H, W[, C]),
+        or a list.
 
         Raises
         ------
         IndexError
+        UnsupportedImage
+            If no image has that name.
         CorruptFile
             If the image's segment is damaged; others can still be read.
         """
+        if isinstance(index, slice):
+            images = [self[i] for i in range(*index.indices(len(self)))]
+            if self.source.kind != "array":
+                return images
+            empty = np.empty((0, *self.source.shape[1:]), self.source.dtype)
+            return np.stack(images).astype(self.source.dtype) if images else empty
+        if isinstance(index, str):
+            index = self.index_of(index)
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of an archive of {len(self)}")
         index %= len(self)
-        for number, segment in enumerate(self.segments):
-            if segment.first <= index < segment.first + segment.count:
-                return self._image(number, index - segment.first)
-        raise CorruptFile(f"image {index} lies in a part of the archive that is damaged")
+        number = bisect_right(self.segments, index, key=lambda segment: segment.first) - 1
+        return self._image(number, index - self.segments[number].first)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
@@ -701,9 +723,16 @@ class Archive:
             data = self._single(segment)
             image = api.decompress(data, self._model_of(data), max_pixels=self.max_pixels)
             return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
-        if self._cache is None or self._cache[0] != number:
-            self._cache = (number, self.binary_segment(segment))
-        bits = self._cache[1][within]
+        decoded = self._decoded.pop(number, None)
+        if decoded is None:
+            decoded = self.binary_segment(segment)
+            room = self.max_pixels - decoded.size
+            while self._decoded and (
+                len(self._decoded) >= self.kept or sum(kept.size for kept in self._decoded.values()) > room
+            ):
+                del self._decoded[next(iter(self._decoded))]
+        self._decoded[number] = decoded
+        bits = decoded[within]
         if self.source.kind == "files":
             image = Image.fromarray(bits * np.uint8(self.source.high))
             return image.convert("1") if self.source.mode == "1" else image

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlae_codec.coding.photo import SMALL, Alphabet
+from vlae_codec.coding.photo import SMALL
+from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from vlae_codec.images import io as imaging
@@ -408,7 +409,7 @@ def _decode(header: Header, payload: bytes, model: Model | None, progress: Progr
         raise CorruptFile(f"the payload has {len(payload)} bytes, expected a multiple of 4")
     words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
     message = Message.unflatten(words, header.lanes)
-    alphabet = Alphabet(header.occurring)
+    alphabet = Alphabet.having(header.occurring)
     planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
     return imaging.from_planes(planes, header.pixel_kind, _decode_alpha(header))
 
