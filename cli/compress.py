@@ -110,7 +110,8 @@ def compress(
         seconds = time.monotonic() - begun
         note(
             quiet,
-            f"{output}: {len(data)} bytes, {what['restores']}, {what['bits_per_subpixel']:.3f} bits per subpixel, {what['mode']}, "
+            f"{output}: {len(data)} bytes, {what['restores']}, {what['bits_per_subpixel']:.3f} bits per subpixel, "
+            f"{what['mode']}, "
             f"{what['width'] * what['height'] / 1e6 / seconds:.2f} MP/s{' with verification' if verify else ''}",
         )
         return

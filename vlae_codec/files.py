@@ -7,6 +7,8 @@ import os
 import stat
 import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -15,6 +17,8 @@ from vlae_codec.errors import VlaeError
 
 #: The name that means standard input or output.
 STANDARD = "-"
+#: Seconds after which a temporary file is old: between its making and its locking pass some microseconds.
+OLD = 60
 
 
 @contextlib.contextmanager
@@ -122,10 +126,32 @@ def write_bytes(path: str, data: bytes, force: bool = False) -> None:
         raise OSError(error.errno, error.strerror, "standard output" if path == STANDARD else path) from None
 
 
+def _lock(handle: int) -> None:
+    """Lock a file while it is open, or raise BlockingIOError; nothing where the system has no such locks."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_old(folder: Path, start: str) -> None:
+    """Remove temporary files that a killed process left: old ones that no process has open."""
+    for path in folder.glob(f"{start}*.tmp"):
+        # Where files cannot be locked, open ones can mostly not be removed.
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > OLD:
+                _lock(file.fileno())
+                path.unlink()
+
+
 def _write_file(path: str, data: bytes, force: bool) -> None:
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=".vlae-", suffix=".tmp", dir=target.parent)
+    # The target is in the name, so that what a killed process left of it is found.
+    start = f".vlae-{zlib.crc32(os.fsencode(target.name)):08x}-"
+    _remove_old(target.parent, start)
+    handle, temporary = tempfile.mkstemp(prefix=start, suffix=".tmp", dir=target.parent)
     try:
+        _lock(handle)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()

@@ -235,7 +235,8 @@ def _archive(name: str, data: bytes) -> Subject:
         for segment in archive.segments:
             try:
                 image = _flat(archive[segment.first])
-                chain = archive._cache[1] if segment.tag is archives.Tag.CHAIN and archive._cache else None
+                last = next(reversed(archive._decoded.values()), None)
+                chain = last if segment.tag is archives.Tag.CHAIN else None
             except VlaeError:
                 result = "partly restored"
                 continue

@@ -48,6 +48,9 @@ class Mode(IntEnum):
     STORED = 4
 
 
+#: Most subpixels that a byte of a VLAE's payload may stand for, besides a few for all: the time that decoding takes is
+#: bounded by the file's size. Deflated pixels, which are the alternative, hold hardly more.
+SUBPIXELS, FEW_SUBPIXELS = 1 << 10, 1 << 18
 #: Added to the mode of files that make a source file again: their pixels come with a recipe, or the file is packed.
 SOURCE = 16
 #: Most bytes of a recipe.
@@ -165,6 +168,12 @@ class Header:
     def channels(self) -> int:
         """Channels that the VLAE codes."""
         return 3 if self.pixel_kind in (PixelKind.RGB, PixelKind.RGBA) else 1
+
+    def is_bounded(self, payload: int) -> bool:
+        """Whether a payload of so many bytes may hold the subpixels; channels of one value need no bits."""
+        assert self.occurring is not None
+        unknown = int((self.occurring.sum(axis=1) > 1).sum())
+        return unknown * self.width * self.height <= FEW_SUBPIXELS + SUBPIXELS * payload
 
 
 def pixel_digest(mode: str, size: tuple[int, int], parts: Iterable[bytes | memoryview]) -> bytes:
@@ -389,6 +398,8 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
     payload = reader.take(reader.varint("the payload's length", 0, len(body)), "the payload")
     if reader.at != len(body):
         raise CorruptFile(f"{len(body) - reader.at} bytes after the payload, expected none")
+    if mode is Mode.VLAE and not header.is_bounded(len(payload)):
+        raise CorruptFile(f"{width} x {height} pixels in a payload of {len(payload)} bytes, which holds too few")
     return header, payload
 
 

@@ -112,8 +112,10 @@ def _compress(
         header = Header(Mode.VLAE, *size, digest, metadata, recipe, pillow_mode=kind.image_mode)
         header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
         data = _vlae(planes, kind, header, model, progress)
+        # What takes next to no bits is left to the fallbacks, which take next to no time.
+        data = data if header.is_bounded((header.costs[0] - header.costs[1] + header.costs[2]) // 8) else b""
         del planes
-    if isinstance(subject, Image.Image) or _fallback_may_win(subject, len(data)):
+    if isinstance(subject, Image.Image) or not data or _fallback_may_win(subject, len(data)):
         image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
         del subject
         header.mode = Mode.FALLBACK
