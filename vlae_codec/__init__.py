@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import vlae_codec.waiting  # noqa: F401  before torch and numba are loaded
 from vlae_codec.errors import (
     CorruptFile,
     EmptyMessage,
@@ -20,7 +21,7 @@ from vlae_codec.errors import (
 if TYPE_CHECKING:
     from vlae_codec.formats.archive import Archive, archive_array, archive_files
     from vlae_codec.formats.single import compress, decompress, info
-    from vlae_codec.plugins.torch import ImageDataset
+    from vlae_codec.plugins.torch import ImageDataset, SegmentSampler
     from vlae_codec.registry import Model, load_model
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ImageDataset",
     "Model",
     "NotAVlaeFile",
+    "SegmentSampler",
     "UnknownModel",
     "UnsafeModel",
     "UnsupportedImage",
@@ -49,7 +51,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Archive": "formats.archive", "archive_array": "formats.archive", "archive_files": "formats.archive",
     "compress": "formats.single", "decompress": "formats.single", "info": "formats.single",
-    "ImageDataset": "plugins.torch", "Model": "registry", "load_model": "registry",
+    "ImageDataset": "plugins.torch", "SegmentSampler": "plugins.torch", "Model": "registry", "load_model": "registry",
 }  # fmt: skip
 
 

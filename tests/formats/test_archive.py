@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ from conftest import GOLDEN, binary_images, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from vlae_codec import Archive, ImageDataset, Model, load_model
+from vlae_codec import Archive, Model, load_model
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedImage, UnsupportedVersion, VlaeError
 from vlae_codec.fields import check_names
 from vlae_codec.formats.archive import archive_array, archive_files, extract
@@ -214,17 +212,6 @@ def test_npz_with_several_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(UnsupportedImage, match="not a file of arrays"):
         load_array(tmp_path / "objects.npy")
-
-
-def test_a_dataset_in_worker_processes(binary_model: Model, tmp_path: Path) -> None:
-    images = binary_images(30, 8)
-    path = tmp_path / "set.vlae"
-    path.write_bytes(archive_array(images, binary_model, segment=10, embed=True))
-    dataset = ImageDataset(path, transform=np.ascontiguousarray, device="cpu")
-    assert len(dataset) == 30
-    assert np.array_equal(pickle.loads(pickle.dumps(dataset))[3], images[3])
-    loader = DataLoader(dataset, batch_size=5, num_workers=2, multiprocessing_context="spawn")
-    assert np.array_equal(np.concatenate([batch.numpy() for batch in loader]), images)
 
 
 @pytest.mark.parametrize("name", ["tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"])

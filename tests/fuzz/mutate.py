@@ -129,13 +129,16 @@ def made() -> dict[str, bytes]:
     words = PngInfo()
     words.add_text("Author", "somebody", zip=True)
     words.add_itxt("Title", "a picture")
-    larger = Image.fromarray(picture("noise", 30, 30))
+    larger = Image.fromarray(picture("smooth", 30, 30))
     for name, fmt, options in (
-        ("chunks", "PNG", {"pnginfo": words, "dpi": (300, 300), "icc_profile": b"profile", "compress_level": 0}),
-        ("tags", "TIFF", {"dpi": (300, 300), "description": "a picture", "compression": "packbits"}),
+        ("chunks", "PNG", {"pnginfo": words, "dpi": (300, 300), "icc_profile": b"profile"}),
+        ("anew", "PNG", {"compress_level": 0}),
+        ("tags", "TIFF", {"dpi": (300, 300), "description": "a picture"}),
+        ("qoi", "QOI", {}),
     ):
         files[name] = api.compress_file(fallback.saved(larger, fmt, **options), f"a.{fmt.lower()}", model)
         assert container.mode_of(files[name]) is not Mode.STORED
+    files["packed"] = container.write_stored(Reason.FORMAT, "a.gif", fallback.saved(larger.quantize(9), "BMP"))
     small = Image.fromarray(picture("smooth", 20, 24))
     files["small"] = vlae_file(small, StageKind.BITS_BACK, model)
     files["small-gaps"] = vlae_file(Image.fromarray(picture("gaps", 9, 12)), StageKind.PLAIN_Z, model)
@@ -232,10 +235,10 @@ def _archive(name: str, data: bytes) -> Subject:
         if way == 1:
             return "partly restored" if archive.check() or info else "same pixels"
         result = "same pixels"
-        for segment in archive.segments:
+        for number, segment in enumerate(archive.segments):
             try:
                 image = _flat(archive[segment.first])
-                chain = archive._cache[1] if segment.tag is Tag.CHAIN and archive._cache else None
+                chain = archive._decoded.get(number)
             except VlaeError:
                 result = "partly restored"
                 continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +32,10 @@ from .sections import ArchiveWriter, Sections, Segment, Tag, binary_digest
 
 #: Images of a chain that share a segment. Each segment pays for its own beginning, some 0.1 % at this size.
 SEGMENT = 4096
+#: Decoded segments that a reader keeps, the last that were used.
+KEPT_SEGMENTS = 32
+
+
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +144,11 @@ class Archive(Sections):
         Where the networks run.
     max_pixels : int
         What more pixels than this decode together is refused: a single image, or a segment of small ones.
+
+    Attributes
+    ----------
+    kept : int
+        Decoded segments of a chain that are kept, at least one; of ``max_pixels`` together at most.
     """
 
     def __init__(
@@ -146,8 +157,10 @@ class Archive(Sections):
         super().__init__(file)
         self.device = device
         self.max_pixels = max_pixels
+        self.kept = KEPT_SEGMENTS
         self._given = model
-        self._cache: tuple[int, NDArray[np.uint8]] | None = None
+        #: Segments as they were decoded, the one that was used last at the end.
+        self._decoded: dict[int, NDArray[np.uint8]] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], model: Model | None = None, device: str = "auto") -> Archive:
@@ -169,22 +182,36 @@ class Archive(Sections):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __getitem__(self, index: int) -> Any:
-        """Image number ``index``: an array (H, W[, C]) for archives of arrays, else a PIL image.
+    def __getitem__(self, index: int | str | slice) -> Any:
+        """The image of a number or a name, or those of a slice.
+
+        Returns
+        -------
+        An array (H, W[, C]) for archives of arrays, else a PIL image. For a slice all of them: an array (N, H, W[, C]),
+        or a list.
 
         Raises
         ------
         IndexError
+        UnsupportedImage
+            If no image has that name.
         CorruptFile
             If the image's segment is damaged; others can still be read.
         """
+        if isinstance(index, slice):
+            images = [self[i] for i in range(*index.indices(len(self)))]
+            if self.source.kind != "array":
+                return images
+            empty = np.empty((0, *self.source.shape[1:]), self.source.dtype)
+            return np.stack(images).astype(self.source.dtype) if images else empty
+        if isinstance(index, str):
+            index = self.index_of(index)
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of an archive of {len(self)}")
         index %= len(self)
-        for number, segment in enumerate(self.segments):
-            if segment.first <= index < segment.first + segment.count:
-                return self._image(number, index - segment.first)
-        raise CorruptFile(f"image {index} lies in a part of the archive that is damaged")
+        number = bisect_right(self.segments, index, key=lambda segment: segment.first) - 1
+        return self._image(number, index - self.segments[number].first)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))
@@ -269,9 +296,16 @@ class Archive(Sections):
             data = self.single(segment)
             image = single.decompress(data, self._model_of(data), max_pixels=self.max_pixels)
             return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
-        if self._cache is None or self._cache[0] != number:
-            self._cache = (number, self.binary_segment(segment))
-        bits = self._cache[1][within]
+        decoded = self._decoded.pop(number, None)
+        if decoded is None:
+            decoded = self.binary_segment(segment)
+            room = self.max_pixels - decoded.size
+            while self._decoded and (
+                len(self._decoded) >= self.kept or sum(kept.size for kept in self._decoded.values()) > room
+            ):
+                del self._decoded[next(iter(self._decoded))]
+        self._decoded[number] = decoded
+        bits = decoded[within]
         if self.source.kind == "files":
             image = Image.fromarray(bits * np.uint8(self.source.high))
             return image.convert("1") if self.source.mode == "1" else image

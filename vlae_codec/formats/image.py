@@ -33,7 +33,11 @@ def check(data: bytes, models: Models) -> str:
     if mode is Mode.STORED:
         _, name, content = container.read_stored(data)
         return f"stored, {name or 'a source file'} of {len(content)} bytes"
-    image = single.decompress(data, model_for(data, models))
+    what, model = info(data), model_for(data, models)
+    if what["restores"] != "pixels":
+        single.restore_file(data, model)
+        return f"{mode.name.lower()}, {what['width']} x {what['height']}, {what['restores']}"
+    image = single.decompress(data, model)
     return f"{mode.name.lower()}, {image.width} x {image.height}, {image.mode}"
 
 
@@ -53,27 +57,27 @@ def restore(data: bytes, request: Request) -> str:
 
 def _restored(data: bytes, request: Request) -> tuple[str, bytes]:
     """Where the image goes, and the bytes of its file; the place is checked before any work."""
-    output, original = request.output, str(info(data)["name"])
+    what = info(data)
+    output, original, kept = request.output, str(what["name"]), what["restores"] != "pixels"
     if output is None and not original:
         raise UnsupportedImage("the file does not name its source; name an output with --output")
     suffix = Path(output or original).suffix
     as_it_was = output in (None, files.STANDARD) or suffix.lower() == Path(original).suffix.lower()
+    if kept and not as_it_was:
+        as_it_was = not suffix or imaging.format_of(output or "") == imaging.format_of(original) != ""
+    # The pixels of a JPEG come back as a PNG, under a name that says so.
+    anew = kept or imaging.format_of(original) in imaging.RESTORED
+    files.check_writable(output or (original if anew else f"{original}.png"), request.force)
     if container.mode_of(data) is Mode.STORED:
-        if not as_it_was and suffix and imaging.format_of(output or "") != imaging.format_of(original):
+        if not as_it_was:
             raise UnsupportedImage(
                 f"the file holds {original or 'its source'} as it is, which cannot become {suffix}: decompress it "
                 "without --output, then convert"
             )
-        files.check_writable(output or original, request.force)
         return output or original, single.restore_file(data)[1]
-    # The pixels of a JPEG come back as a PNG, under a name that says so.
-    metadata = container.read(data, request.max_pixels)[0].metadata
-    anew = metadata.get(single.FORMAT) or imaging.format_of(original)
-    planned = original if anew in imaging.RESTORED else f"{original}.png"
-    files.check_writable(planned if output is None else output, request.force)
     model = model_for(data, request.models, request.max_pixels)
-    if output in (None, files.STANDARD) or (as_it_was and imaging.format_of(original) in imaging.RESTORED):
+    if output in (None, files.STANDARD) or (as_it_was and anew):
         name, encoded = single.restore_file(data, model, progress=request.progress, max_pixels=request.max_pixels)
         return output or name, encoded
     image = single.decompress(data, model, progress=request.progress, max_pixels=request.max_pixels)
-    return output or original, imaging.encode_output(image, suffix, metadata)
+    return output or original, imaging.encode_output(image, suffix)
