@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .folders import Batch, folder_options, is_folder, run_folder
-from .options import coding_options, complete_path, note, progress_bar, size_option, use_threads
+from .options import attributes_option, coding_options, complete_path, note, progress_bar, size_option, use_threads
 
 
 @click.command()
@@ -25,6 +25,7 @@ from .options import coding_options, complete_path, note, progress_bar, size_opt
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
+@attributes_option
 @folder_options
 @size_option
 @coding_options
@@ -38,6 +39,7 @@ def compress(
     segment: int | None,
     embed_model: bool,
     key: str,
+    attributes: bool,
     batch: Batch,
     max_pixels: int,
     model_name: str | None,
@@ -67,11 +69,11 @@ def compress(
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
     from vlae_codec import files, folders
-    from vlae_codec.coding.binary import BinaryCoder
     from vlae_codec.formats import archive
     from vlae_codec.formats import single as api
-    from vlae_codec.formats.archive import SEGMENT, find_images, is_array, load_array
-    from vlae_codec.formats.header import Reason
+    from vlae_codec.formats.archive import SEGMENT
+    from vlae_codec.images.io import Reason
+    from vlae_codec.images.sets import find_images, is_array, load_array
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
     if is_folder(output):
@@ -88,7 +90,7 @@ def compress(
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
     begun = time.monotonic()
     passes = 2 if verify else 1
-    if single and not isinstance(model.coder, BinaryCoder):
+    if single and not model.config.image_size:
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this is one image")
         source = files.read_bytes(sources[0])
@@ -126,7 +128,9 @@ def compress(
     else:
         paths = find_images([Path(source) for source in sources])
         with progress_bar(quiet, "compress", None) as update:
-            data = archive.archive_files(paths, model, progress=update, max_pixels=max_pixels, exact=exact, **options)
+            data = archive.archive_files(
+                paths, model, progress=update, max_pixels=max_pixels, exact=exact, attributes=attributes, **options
+            )
         count = len(paths)
     files.write_bytes(output, data, force)
     seconds = time.monotonic() - begun

@@ -48,10 +48,19 @@ def size_option(function: Command) -> Command:
     return option(function)
 
 
+def attributes_option(function: Command) -> Command:
+    """``--attributes/--no-attributes``, of the commands that write archives or restore them."""
+    option = click.option(
+        "--attributes/--no-attributes", default=True, show_default=True,
+        help="Archives of files: their times of modification and permissions.",
+    )  # fmt: skip
+    return option(function)
+
+
 def use_threads(threads: int | None) -> None:
     """Apply ``--threads``."""
     if threads is not None:
-        from vlae_codec.coding.photo import set_threads
+        from vlae_codec.models.exact.loops import set_threads
 
         set_threads(threads)
 

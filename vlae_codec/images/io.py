@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import zlib
+from enum import IntEnum
 from pathlib import PurePath
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec.errors import UnsupportedImage
-from vlae_codec.formats.header import MAGIC, MAX_PIXELS, PixelKind, Reason, check_size
+from vlae_codec.fields import MAGIC
 
-from .fallback import digest_of, jxl_plugin, saved, sizes_checked_here
+from .fallback import jxl_plugin, saved, sizes_checked_here
 from .metadata import encode_options
+from .pixels import MAX_PIXELS, check_size, digest_of
 from .rasters import png
 from .rasters.tiff import STARTS as TIFF_STARTS
 
@@ -22,8 +22,33 @@ from .rasters.tiff import STARTS as TIFF_STARTS
 RESTORED = ("PNG", "BMP", "DIB", "PPM", "TIFF", "TGA", "WEBP", "GIF", "PCX", "SGI", "QOI")
 #: Formats that lose pixels, always or mostly.
 LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF", "BLP")
+#: Suffixes of the raw files of cameras.
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
 #: How files of JPEG XL begin, which Pillow reads by a plugin.
 JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
+
+
+class Reason(IntEnum):
+    """Why a source file is stored as it is."""
+
+    LOSSY = 0
+    SMALLEST = 1
+    DEPTH = 2
+    FRAMES = 3
+    FORMAT = 4
+    METADATA = 5
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return (
+            "its format loses pixels, and their exact values would take more bytes than the file",
+            "nothing smaller was found",
+            "it has more than 8 bits per channel",
+            "it has several frames",
+            "it cannot be made again exactly from its pixels",
+            "a file written anew would not hold all of its metadata",
+        )[self]
 
 
 class NotWhole(UnsupportedImage):
@@ -77,6 +102,11 @@ def formats_by_suffix() -> dict[str, str]:
     return {suffix: fmt for suffix, fmt in Image.registered_extensions().items() if fmt != "VLAE"}
 
 
+def image_suffixes() -> set[str]:
+    """Those of files that are images: Pillow's formats, and raw files of cameras, which are kept whole."""
+    return {*formats_by_suffix(), *RAW}
+
+
 def _is_rounded(image: Image.Image) -> bool:
     """Whether Pillow will read more bits per channel from the file than the image's mode holds."""
     if image.mode.startswith(("I", "F")):
@@ -111,14 +141,14 @@ def _has_lossy_webp(data: bytes) -> bool:
 def reason_to_keep(data: bytes, name: str, max_pixels: int) -> Reason:
     """Why a file that is not made again of its pixels is kept whole; raises as `open_image` does if it is no image.
 
-    A file whose beginning is that of a TIFF is kept whatever Pillow thinks of it: scientific files and camera raw are.
+    A file that begins as a TIFF, or has a suffix of `RAW`, is kept whatever Pillow thinks of it.
     """
     try:
         image = open_image(data, name, max_pixels)
     except NotWhole as error:
         return error.reason
     except UnsupportedImage:
-        if data.startswith(tuple(TIFF_STARTS)):
+        if data.startswith(tuple(TIFF_STARTS)) or name.lower().endswith(RAW):
             return Reason.FORMAT
         raise
     return Reason.LOSSY if is_lossy(image, data) else Reason.FORMAT
@@ -132,30 +162,6 @@ def format_of(name: str) -> str:
 def has_format(name: str, fmt: str | None) -> bool:
     """Whether a file's name tells its format."""
     return bool(fmt) and format_of(name) == fmt
-
-
-def to_planes(values: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], PixelKind]:
-    """What the VLAE codes of an image's values: uint8 (H, W, 3), and its kind; an alpha channel is not part of it.
-
-    Values are uint8 (H, W) or (H, W, C), of Pillow's modes L, LA, RGB and RGBA.
-    """
-    channels = values.shape[2] if values.ndim == 3 else 1
-    if channels < 3:
-        first = values.reshape(*values.shape[:2], channels)[..., :1]
-        return np.repeat(first, 3, axis=2), PixelKind.GREY if channels == 1 else PixelKind.GREY_ALPHA
-    planes = np.ascontiguousarray(values[..., :3])
-    grey = np.array_equal(planes[..., 0], planes[..., 1]) and np.array_equal(planes[..., 0], planes[..., 2])
-    if channels == 4:
-        return planes, PixelKind.GREY_AS_RGBA if grey else PixelKind.RGBA
-    return planes, PixelKind.GREY_AS_RGB if grey else PixelKind.RGB
-
-
-def from_planes(
-    planes: NDArray[np.uint8], kind: PixelKind, alpha: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """The inverse of `to_planes`, as `PIL.Image.fromarray` takes it; ``alpha`` is (H, W), for kinds that have one."""
-    values = planes[..., 0] if kind in (PixelKind.GREY, PixelKind.GREY_ALPHA) else planes
-    return np.ascontiguousarray(values) if alpha is None else np.dstack([values, alpha])
 
 
 def encode_output(image: Image.Image, suffix: str) -> bytes:
