@@ -46,8 +46,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_comes_back_bit_for_bit(folder: Path, tmp_path: Path) -> None:
-    assert call("compress", folder, "-o", tmp_path / "packed/", "-r", "-j", 0, "-m", TINY, "--exact").exit_code == 0
-    assert call("decompress", tmp_path / "packed", "-o", tmp_path / "out/", "-r", "-j", 0).exit_code == 0
+    assert call("compress", folder, "-o", f"{tmp_path}/packed/", "-r", "-j", 0, "-m", TINY, "--exact").exit_code == 0
+    assert call("decompress", tmp_path / "packed", "-o", f"{tmp_path}/out/", "-r", "-j", 0).exit_code == 0
     assert contents(tmp_path / "out") == contents(folder)
     assert call("verify", tmp_path / "packed", "-r", "-j", 0).exit_code == 0
 

@@ -448,16 +448,17 @@ def restore(data: bytes, request: Request) -> str:
         except CorruptFile as error:
             problems.append(str(error))
     #: Where images went, by their paths as a file system that does not tell cases apart has them.
-    written: dict[str, str] = {}
+    written: dict[str, list[str]] = {}
+    count = 0
     refused: list[str] = []
 
     def is_free(name: str) -> bool:
         """Whether nothing is in the way of an image, neither a file nor another image; what is, is noted."""
         try:
             path = output if one else str(files.below(Path(output), name))
-            other = written.get(path.casefold())
-            if other is not None and Path(path).exists() and Path(path).samefile(other):
-                raise VlaeError(f"{path} has been written already, as another image of the archive is {other}")
+            for other in written.get(path.casefold(), []):
+                if Path(path).exists() and Path(path).samefile(other):
+                    raise VlaeError(f"{path} has been written already, as another image of the archive is {other}")
             files.check_writable(path, request.force)
         except (VlaeError, FileExistsError, NotADirectoryError) as error:
             refused.append(describe(error))
@@ -465,19 +466,21 @@ def restore(data: bytes, request: Request) -> str:
         return True
 
     def write(name: str, content: bytes) -> None:
+        nonlocal count
         if is_free(name):
             path = output if one else str(files.below(Path(output), name))
             files.write_bytes(path, content, request.force, attributes.get(name))
-            written[path.casefold()] = path
+            written.setdefault(path.casefold(), []).append(path)
+            count += 1
 
     # What is in the way is known before anything is decoded.
     free = [index for index in indices if is_free(names[index])]
     problems += extract(archive, free, write, request.progress, _other_suffix(output, names[indices[0]]) if one else "")
     if refused:
-        raise VlaeError(f"{len(written)} images restored, {len(refused)} not: {_some(refused)}")
+        raise VlaeError(f"{count} images restored, {len(refused)} not: {_some(refused)}")
     if problems:
-        raise CorruptFile(f"{len(written)} images restored; damaged: {_some(problems)}")
-    return f"{output}: {len(written)} images"
+        raise CorruptFile(f"{count} images restored; damaged: {_some(problems)}")
+    return f"{output}: {count} images"
 
 
 def _other_suffix(output: str, name: str) -> str:

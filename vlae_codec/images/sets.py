@@ -108,7 +108,7 @@ def open_binary(paths: Sequence[tuple[str, Path]], side: int) -> tuple[NDArray[n
 
 
 def _is_bare(content: bytes, image: Image.Image, suffix: str) -> bool:
-    """Whether a file written anew of an image's pixels is this one, or as a PNG differs in its deflated stream alone."""
+    """Whether a file written anew of an image's pixels is this one, or a PNG that is deflated otherwise."""
     anew = encode_output(image, suffix)
     if anew == content:
         return True
