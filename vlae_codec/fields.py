@@ -29,12 +29,16 @@ def write_varint(value: int) -> bytes:
 class Reader:
     """Takes fields off the front of some bytes; `CorruptFile` where there are too few."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self.data = data
         self.at = 0
 
     def take(self, count: int, what: str) -> bytes:
         """So many bytes."""
+        return bytes(self.view(count, what))
+
+    def view(self, count: int, what: str) -> bytes | memoryview:
+        """The same without a copy, where the data are a view."""
         part = self.data[self.at : self.at + count]
         if len(part) < count:
             raise CorruptFile(f"file ends inside {what}: {len(part)} bytes found, {count} expected")

@@ -371,7 +371,9 @@ def decompress(
     return image
 
 
-def _pixels(header: Header, payload: bytes, model: Model | None, progress: Progress) -> Image.Image | np.ndarray:
+def _pixels(
+    header: Header, payload: bytes | memoryview, model: Model | None, progress: Progress
+) -> Image.Image | np.ndarray:
     """An image, or what `PIL.Image.fromarray` makes into one; `CorruptFile` unless its checksum is right."""
     pixels = _unchecked(header, payload, model, progress)
     if isinstance(pixels, Image.Image):
@@ -384,14 +386,16 @@ def _pixels(header: Header, payload: bytes, model: Model | None, progress: Progr
     return pixels
 
 
-def _rebuilt(header: Header, payload: bytes, model: Model | None, progress: Progress) -> bytes:
+def _rebuilt(header: Header, payload: bytes | memoryview, model: Model | None, progress: Progress) -> bytes:
     """The source file that a header's recipe makes of the pixels; `CorruptFile` unless its checksum is right."""
     assert header.source is not None
     pixels = _unchecked(header, payload, model, progress)
     return rasters.rebuild(header.source.form, header.source.recipe, pixels, header.digest)
 
 
-def _unchecked(header: Header, payload: bytes, model: Model | None, progress: Progress) -> Image.Image | np.ndarray:
+def _unchecked(
+    header: Header, payload: bytes | memoryview, model: Model | None, progress: Progress
+) -> Image.Image | np.ndarray:
     """What is decoded, whatever its checksum is."""
     if header.mode is Mode.VLAE:
         return _decode(header, payload, model, progress)
@@ -400,7 +404,7 @@ def _unchecked(header: Header, payload: bytes, model: Model | None, progress: Pr
     return pixels
 
 
-def _decode(header: Header, payload: bytes, model: Model | None, progress: Progress) -> np.ndarray:
+def _decode(header: Header, payload: bytes | memoryview, model: Model | None, progress: Progress) -> np.ndarray:
     from vlae_codec.coding.wavefront import Alphabet
 
     assert header.occurring is not None
