@@ -130,9 +130,9 @@ def _compress(
         del subject
     if verify:
         try:
-            header, payload = container.read(data, container.MAX_SIDE**2)
-            check = _rebuilt if header.source else _pixels
-            check(header, payload, model, progress)
+            written = container.read(data, container.MAX_SIDE**2)
+            check = _rebuilt if written[0].source else _pixels
+            check(*written, model, progress)
         except CorruptFile as error:
             raise VerificationFailed(
                 f"the file does not decode to the image given: {error}; please report this with the image"
