@@ -63,8 +63,8 @@ def train(
 ) -> None:
     """Train a model on photographs or on binary images.
 
-    The checkpoint in the output folder is written every 500 steps; the same command goes on from there. Turn it into
-    a model with `vlae-codec export`. What is not given comes from the configuration.
+    The checkpoint in the output folder is written every 500 steps and on Ctrl-C; the same command goes on from there.
+    Turn it into a model with `vlae-codec export`. What is not given comes from the configuration.
 
     \b
     Examples:
