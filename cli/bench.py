@@ -13,7 +13,8 @@ from PIL import Image
 from vlae_codec.models import plan
 from vlae_codec.models.config import VLAEConfig
 
-from vlae_codec.coding.photo import Alphabet, PhotoCoder, set_threads
+from vlae_codec.coding.photo import PhotoCoder, set_threads
+from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.registry import DEFAULT_MODEL, load_model
 from vlae_codec.stages import StageKind
 

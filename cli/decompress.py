@@ -136,14 +136,18 @@ def _restore_image(
     from vlae_codec.images import io as imaging
     from vlae_codec.registry import find_model
 
-    original = str(api.info(data)["name"])
+    what = api.info(data)
+    original = str(what["name"])
     if output is None and not original:
         raise UnsupportedImage("the file does not name its source; name an output with --output")
     files.check_writable(output or original, force)
     suffix = Path(output or original).suffix
     as_it_was = output in (None, files.STANDARD) or suffix.lower() == Path(original).suffix.lower()
+    kept = what["restores"] != "pixels"
+    if kept and not as_it_was:
+        as_it_was = not suffix or imaging.format_of(output or "") == imaging.format_of(original) != ""
     if container.mode_of(data) is container.Mode.STORED:
-        if not as_it_was and suffix and imaging.format_of(output or "") != imaging.format_of(original):
+        if not as_it_was:
             raise UnsupportedImage(
                 f"the file holds {original or 'its source'} as it is, which cannot become {suffix}: decompress it "
                 "without --output, then convert"
@@ -153,11 +157,11 @@ def _restore_image(
     if header.mode is container.Mode.VLAE and model is None:
         model = find_model(header.model_id, device)
     # The pixels of a JPEG come back as a PNG, under a name that says so.
-    if output in (None, files.STANDARD) or (as_it_was and imaging.format_of(original) in imaging.RESTORED):
+    if output in (None, files.STANDARD) or (as_it_was and (kept or imaging.format_of(original) in imaging.RESTORED)):
         name, encoded = api.restore_file(data, model, progress=update, max_pixels=max_pixels)
         return output or name, encoded
     image = api.decompress(data, model, progress=update, max_pixels=max_pixels)
-    return output or original, imaging.encode_output(image, suffix, header.metadata)
+    return output or original, imaging.encode_output(image, suffix)
 
 
 def _restore_archive(archive: Archive, output: str, select: tuple[str, ...], force: bool, quiet: bool) -> None:

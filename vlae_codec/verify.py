@@ -98,5 +98,9 @@ def check(data: bytes, coding: Coding) -> str:
     if mode is Mode.STORED:
         _, name, content = container.read_stored(data)
         return f"stored, {name or 'a source file'} of {len(content)} bytes"
+    what = api.info(data)
+    if what["restores"] != "pixels":
+        api.restore_file(data, model_for(data, coding))
+        return f"{mode.name.lower()}, {what['width']} x {what['height']}, {what['restores']}"
     image = api.decompress(data, model_for(data, coding))
     return f"{mode.name.lower()}, {image.width} x {image.height}, {image.mode}"

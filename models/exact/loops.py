@@ -7,6 +7,8 @@ multiplication must round as IEEE 754 says.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -21,17 +23,95 @@ RING = 16
 CHUNK = 256
 
 
-def network_arrays(model: IntegerModel) -> tuple:
-    """The decoder's layers as the compiled loops take them: products' right sides, then biases and scales."""
+Floats = NDArray[np.float32]
+
+
+class Network(NamedTuple):
+    """The decoder's layers as the loops take them: products' right sides, then biases and scales, (2, outputs)."""
+
+    #: The window's offsets (dy, dx), int64 (taps, 2).
+    offsets: NDArray[np.int64]
+    window: Floats
+    window_affine: Floats
+    #: Of all blocks, (blocks, inputs, outputs) and (blocks, 2, outputs).
+    pointwise: Floats
+    pointwise_affine: Floats
+    masked: Floats
+    masked_affine: Floats
+    head: Floats
+    head_affine: Floats
+    output: Floats
+    #: Below biases and scales the lowest and highest values: (4, outputs).
+    output_affine: Floats
+    #: Highest inputs of a pointwise or the first head's layer, of a masked, of the last one, and of the stream.
+    limits: Floats
+    #: Whether masked layers see neighbours.
+    spatial: bool
+
+
+class Area(NamedTuple):
+    """What is decoded: the rows ``top`` to ``bottom - 1`` of an image, along a wavefront of some skew."""
+
+    #: uint8 (H, W, 3).
+    image: NDArray[np.uint8]
+    top: int
+    bottom: int
+    skew: int
+
+
+class Caches(NamedTuple):
+    """What the step-by-step pass keeps of a stage, and room for the rows of each thread, (threads, CHUNK, width).
+
+    All in one, as numba takes no record within a record into a parallel loop.
+    """
+
+    #: The masked layers' inputs at the last columns of each row, (blocks, R, RING, channels); row y is at y mod R.
+    #: Steps reach over at most R - 1 rows, and the row above those is still wanted.
+    ring: Floats
+    #: The same in the row above the stage, (blocks, W + 2, channels); without columns at the top of the image.
+    boundary: Floats
+    #: What the network says of a step's pixels, from the top down, int16 (rows, outputs).
+    params: NDArray[np.int16]
+    #: Inputs of the window and of a masked layer, sums, the stream, activations, outputs.
+    inputs: Floats
+    gathered: Floats
+    acc: Floats
+    stream: Floats
+    active: Floats
+    out: Floats
+
+    @classmethod
+    def of(cls, model: IntegerModel, area: Area, threads: int) -> Caches:
+        """Empty ones for an area, for so many threads; the boundary is still to be filled in."""
+        config = model.config
+        rows, width = area.bottom - area.top, area.image.shape[1]
+        neighbours = len(NEIGHBOURS) if config.spatial else 1
+        widths = (
+            3 * len(config.window_offsets) + 3, neighbours * config.channels, config.channels, config.channels,
+            config.channels, config.outputs,
+        )  # fmt: skip
+        kept = min(rows, width // area.skew + 2) if config.spatial else 1
+        # Nothing lies above the image, so that a width that is only claimed takes no memory.
+        columns = width + 2 if area.top else 0
+        return cls(
+            np.zeros((config.blocks, kept, RING, config.channels), np.float32),
+            np.zeros((config.blocks, columns, config.channels), np.float32),
+            np.empty((min(rows, width // area.skew + 1), config.outputs), np.int16),
+            *(np.zeros((threads, CHUNK, each), np.float32) for each in widths),
+        )
+
+
+def network_arrays(model: IntegerModel) -> Network:
+    """The decoder's layers."""
     config, layers = model.config, model.layers
 
-    def weight(layer: IntegerLayer) -> NDArray[np.float32]:
+    def weight(layer: IntegerLayer) -> Floats:
         return np.ascontiguousarray(layer.weight.T.astype(np.float32))
 
-    def affine(layer: IntegerLayer) -> NDArray[np.float32]:
+    def affine(layer: IntegerLayer) -> Floats:
         return np.stack([layer.bias.astype(np.float32), layer.scale])
 
-    def stacked(kind: str, inputs: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def stacked(kind: str, inputs: int) -> tuple[Floats, Floats]:
         chosen = [layers[f"decoder.block{i}.{kind}"] for i in range(config.blocks)]
         if not chosen:
             return np.zeros((0, inputs, config.channels), np.float32), np.zeros((0, 2, config.channels), np.float32)
@@ -40,7 +120,7 @@ def network_arrays(model: IntegerModel) -> tuple:
     window, head1, head2 = (layers[f"decoder.{name}"] for name in ("window", "head1", "head2"))
     low, high = output_limits(config.mixtures)
     masked_high = layers["decoder.block0.masked"].high if config.blocks else 0
-    return (
+    return Network(
         np.array(config.window_offsets, np.int64),
         weight(window), affine(window),
         *stacked("pointwise", config.channels),
@@ -51,15 +131,11 @@ def network_arrays(model: IntegerModel) -> tuple:
     )  # fmt: skip
 
 
-def scratch_arrays(model: IntegerModel, threads: int) -> tuple[NDArray[np.float32], ...]:
-    """Room for each thread: inputs of the window, of a masked layer, sums, the stream, activations, outputs."""
-    config = model.config
-    neighbours = len(NEIGHBOURS) if config.spatial else 1
-    widths = (
-        3 * len(config.window_offsets) + 3, neighbours * config.channels, config.channels, config.channels,
-        config.channels, config.outputs,
-    )  # fmt: skip
-    return tuple(np.zeros((threads, CHUNK, width), np.float32) for width in widths)
+@njit(cache=True, inline="always")
+def rows_of_step(t, skew, rows, width):
+    """First and last-plus-one row of the pixels with x + skew * y == t."""
+    first = max((t - width) // skew + 1, 0)
+    return first, min(t // skew + 1, rows)
 
 
 @njit(cache=True, inline="always")
@@ -119,56 +195,60 @@ def _rectify(stream, high, out):
 @njit(cache=True)
 def _outputs(net, stream, acc, active, out, params):
     """The last two layers, on rows."""
-    head, head_affine, output, output_affine, limits, _ = net[7:]
+    output_affine = net.output_affine
     n = len(stream)
-    _rectify(stream, limits[0], active[:n])
-    np.dot(active[:n], head, acc[:n])
-    _requantize(acc[:n], head_affine, np.float32(0.0), limits[2], active[:n])
-    np.dot(active[:n], output, out[:n])
+    _rectify(stream, net.limits[0], active[:n])
+    np.dot(active[:n], net.head, acc[:n])
+    _requantize(acc[:n], net.head_affine, np.float32(0.0), net.limits[2], active[:n])
+    np.dot(active[:n], net.output, out[:n])
     for i in range(n):
-        for j in range(output.shape[1]):
+        for j in range(output_affine.shape[1]):
             value = np.floor((out[i, j] + output_affine[0, j]) * output_affine[1, j])
             params[i, j] = np.int16(min(max(value, output_affine[2, j]), output_affine[3, j]))
 
 
 @njit(cache=True)
-def network_rows(net, image, top, t, skew, first, begin, end, features, ring, boundary, scratch, params):
-    """The network for rows begin..end-1 of a wavefront step; writes their parameters from index begin - first on.
+def network_rows(net, area, features, caches, thread, t, begin, end):
+    """The network for rows begin..end-1 of a wavefront step; writes their parameters, the step's first row at 0.
 
     Parameters
     ----------
-    top : int
-        The stage's first row; rows count from there.
+    net : Network
+    area : Area
     features : array of int16, shape (h, w, channels)
         Of the stage; empty without z.
-    ring : array of float32, shape (blocks, R, RING, channels)
-        The masked layers' inputs at the last columns of each row; row y is at y mod R. Steps reach over at most R - 1
-        rows, and the row above those is still wanted.
-    boundary : array of float32, shape (blocks, W + 2, channels)
-        The same in the row above the stage; without columns at the top of the image.
+    caches : Caches
+    thread : int
+        Whose scratch arrays to use.
+    t : int
+        The step.
+    begin, end : int
+        Rows count from the stage's first.
     """
-    offsets, window, window_affine, pointwise, pointwise_affine, masked, masked_affine = net[:7]
-    limits, spatial = net[11], net[12]
-    inputs, gathered, acc, stream, active, out = scratch
+    image, top, skew, ring, boundary = area.image, area.top, area.skew, caches.ring, caches.boundary
+    offsets, limits, masked = net.offsets, net.limits, net.masked
+    inputs, gathered, acc = caches.inputs[thread], caches.gathered[thread], caches.acc[thread]
+    stream, active, out = caches.stream[thread], caches.active[thread], caches.out[thread]
     width = image.shape[1]
     kept = ring.shape[1]
+    first, _ = rows_of_step(t, skew, area.bottom - top, width)
     n = end - begin
-    channels = window.shape[1]
+    channels = net.window.shape[1]
     zero = np.float32(0.0)
     for i in range(n):
         _window_inputs(image, top + begin + i, t - skew * (begin + i), offsets, inputs[i])
-    np.dot(inputs[:n], window, acc[:n])
-    _requantize(acc[:n], window_affine, -limits[3], limits[3], stream)
+    np.dot(inputs[:n], net.window, acc[:n])
+    _requantize(acc[:n], net.window_affine, -limits[3], limits[3], stream)
     if features.shape[0] > 0:
         for i in range(n):
             row = features[(begin + i) // 4, (t - skew * (begin + i)) // 4]
             for c in range(channels):
                 stream[i, c] += np.float32(row[c])
-    for block in range(pointwise.shape[0]):
+    for block in range(net.pointwise.shape[0]):
         _rectify(stream[:n], limits[0], active)
-        np.dot(active[:n], pointwise[block], acc[:n])
-        _requantize(acc[:n], pointwise_affine[block], zero, limits[1], active)
-        if spatial:
+        np.dot(active[:n], net.pointwise[block], acc[:n])
+        _requantize(acc[:n], net.pointwise_affine[block], zero, limits[1], active)
+        if net.spatial:
             for i in range(n):
                 y = begin + i
                 x = t - skew * y
@@ -189,8 +269,8 @@ def network_rows(net, image, top, t, skew, first, begin, end, features, ring, bo
             np.dot(gathered[:n], masked[block], acc[:n])
         else:
             np.dot(active[:n], masked[block], acc[:n])
-        _add_requantized(acc[:n], masked_affine[block], limits[3], stream)
-    _outputs(net, stream[:n], acc, active, out, params[begin - first :])
+        _add_requantized(acc[:n], net.masked_affine[block], limits[3], stream)
+    _outputs(net, stream[:n], acc, active, out, caches.params[begin - first :])
 
 
 @njit(cache=True, parallel=True)

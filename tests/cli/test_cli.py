@@ -200,7 +200,7 @@ def test_bad_sources_of_compress(tmp_path: Path, source: Path) -> None:
     whole = source.read_bytes()
     two_frames = io.BytesIO()
     frames = [Image.fromarray(picture("noise", 8, 8, seed)) for seed in (1, 2)]
-    frames[0].save(two_frames, "PNG", save_all=True, append_images=frames[1:])
+    frames[0].save(two_frames, "GIF", save_all=True, append_images=frames[1:])
     cases = {
         "text": (b"hello", "not an image that Pillow can read"),
         "empty": (b"", "is empty, expected an image"),
@@ -266,7 +266,7 @@ def test_a_picture_that_comes_back_different_is_never_written(tmp_path: Path, mo
     original = imaging.from_planes
     monkeypatch.setattr(imaging, "from_planes", lambda planes, *rest: original(planes ^ 1, *rest))
     result = call("compress", source, "-o", tmp_path / "out.vlae")
-    check_refused(result, tmp_path, "checksum of the pixels")
+    check_refused(result, tmp_path, "does not decode to the image given")
 
 
 def test_version_and_help() -> None:

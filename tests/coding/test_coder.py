@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlae_codec import Model
-from vlae_codec.coding.photo import Alphabet, PhotoCoder, lanes_for
+from vlae_codec.coding.photo import PhotoCoder, lanes_for
+from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile
 from vlae_codec.stages import Stage, StageKind, affordable_rows, wavefront

@@ -115,9 +115,13 @@ def test_tiny_model_files_do_not_depend_on_threads(threads: int, tmp_path: Path)
 
 
 def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
-    from vlae_codec.models.exact import loops as compiled
+    from vlae_codec.models.exact import loops
 
-    from vlae_codec.entropy import cdf, kernels
+    from vlae_codec.coding import wavefront
+    from vlae_codec.entropy import ans, cdf, codecs, kernels
 
-    digest = hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in (cdf, compiled))).hexdigest()
-    assert digest.startswith(kernels._TAKEN_FROM), f"set kernels._TAKEN_FROM to {digest[:16]}"
+    records = str([record._fields for record in (ans.Stack, codecs.Gaussians, codecs.Intervals)]).encode()
+    for module, sources in ((kernels, (cdf,)), (wavefront, (cdf, kernels, loops))):
+        text = records + b"".join(Path(source.__file__).read_bytes() for source in sources)
+        digest = hashlib.sha256(text).hexdigest()
+        assert digest.startswith(module._TAKEN_FROM), f"set {module.__name__}._TAKEN_FROM to {digest[:16]}"

@@ -37,7 +37,7 @@ from conftest import binary_images, picture, vlae_file  # noqa: E402
 
 from vlae_codec import Archive, registry  # noqa: E402
 from vlae_codec.coding.binary import BinaryCoder  # noqa: E402
-from vlae_codec.coding.photo import Alphabet  # noqa: E402
+from vlae_codec.coding.wavefront import Alphabet  # noqa: E402
 from vlae_codec.errors import VlaeError  # noqa: E402
 from vlae_codec.formats import archive as archives  # noqa: E402
 from vlae_codec.formats import header as container  # noqa: E402
@@ -126,13 +126,16 @@ def made() -> dict[str, bytes]:
     words = PngInfo()
     words.add_text("Author", "somebody", zip=True)
     words.add_itxt("Title", "a picture")
-    larger = Image.fromarray(picture("noise", 30, 30))
+    larger = Image.fromarray(picture("smooth", 30, 30))
     for name, fmt, options in (
-        ("chunks", "PNG", {"pnginfo": words, "dpi": (300, 300), "icc_profile": b"profile", "compress_level": 0}),
-        ("tags", "TIFF", {"dpi": (300, 300), "description": "a picture", "compression": "packbits"}),
+        ("chunks", "PNG", {"pnginfo": words, "dpi": (300, 300), "icc_profile": b"profile"}),
+        ("anew", "PNG", {"compress_level": 0}),
+        ("tags", "TIFF", {"dpi": (300, 300), "description": "a picture"}),
+        ("qoi", "QOI", {}),
     ):
         files[name] = api.compress_file(fallback.saved(larger, fmt, **options), f"a.{fmt.lower()}", model)
         assert container.mode_of(files[name]) is not Mode.STORED
+    files["packed"] = container.write_stored(Reason.FORMAT, "a.gif", fallback.saved(larger.quantize(9), "BMP"))
     small = Image.fromarray(picture("smooth", 20, 24))
     files["small"] = vlae_file(small, StageKind.BITS_BACK, model)
     files["small-gaps"] = vlae_file(Image.fromarray(picture("gaps", 9, 12)), StageKind.PLAIN_Z, model)

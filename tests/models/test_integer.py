@@ -10,13 +10,14 @@ from conftest import GOLDEN, picture, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.exact import loops
 from vlae_codec.models.exact.integer import IntegerLayer, IntegerModel
 from vlae_codec.models.exact.photo import PhotoNetworks
 from vlae_codec.models.plan import EXACT
 from vlae_codec.models.training.export import quantize
 
-from vlae_codec.coding.photo import Alphabet, PhotoCoder
-from vlae_codec.entropy import kernels
+from vlae_codec.coding import wavefront
+from vlae_codec.coding.photo import PhotoCoder
 from vlae_codec.errors import UnknownModel, UnsafeModel
 from vlae_codec.stages import Stage, StageKind
 
@@ -108,26 +109,16 @@ def params_of(
 def serial_params(coder: PhotoCoder, image: np.ndarray, stage: Stage, features: np.ndarray | None) -> np.ndarray:
     """Mixture parameters by the step-by-step pass, over an image that is known."""
     out = np.empty((stage.last - stage.first, image.shape[1], coder.config.outputs), np.int16)
-    original = kernels.pop_wavefront
-
-    def record(*arguments):  # type: ignore[no-untyped-def]
-        params, begin, end, skew = arguments[11:15]
-        rows, width = out.shape[:2]
-        for t in range(begin, end):
-            original(*arguments[:12], t, t + 1, *arguments[14:])
-            first, last = max((t - width) // skew + 1, 0), min(t // skew + 1, rows)
-            for y in range(first, last):
-                out[y, t - skew * y] = params[y - first]
-        return arguments[3]
-
-    from vlae_codec.entropy.ans import Message
-
-    kernels.pop_wavefront = record
-    try:
-        for _ in coder._wavefront(Message(1), image, stage, features, Alphabet.of(image, 3), 0):
-            pass
-    finally:
-        kernels.pop_wavefront = original
+    area, steps = coder._area(image, stage)
+    caches = coder._caches(area)
+    if features is None:
+        features = coder._no_features()
+    rows, width = out.shape[:2]
+    for t in range(steps):
+        wavefront.run_network(coder.parallel.arrays, area, features, caches, t, t + 1)
+        first, last = loops.rows_of_step(t, area.skew, rows, width)
+        for y in range(first, last):
+            out[y, t - area.skew * y] = caches.params[y - first]
     return out
 
 

@@ -142,7 +142,7 @@ class BinaryCoder:
             )
             costs.pixels += intervals.bits()
             message.reserve(len(flat))
-            message.size = kernels.push_intervals(message.heads, message.words, message.size, *intervals)
+            kernels.push_intervals(message.stack, intervals)
 
         def pop(message: Message) -> NDArray[np.uint8]:
             images = np.zeros((count, size, size), np.uint8)
@@ -150,9 +150,7 @@ class BinaryCoder:
             for y, x, logits in self.networks.steps(images, features):
                 symbols = np.empty(logits.size, np.uint8)
                 zeros = cdf.bernoulli_cdf(logits).ravel()
-                message.size = latent.enough(
-                    kernels.pop_bernoulli(message.heads, message.words, message.size, zeros, first, symbols)
-                )
+                latent.check_enough(kernels.pop_bernoulli(message.stack, zeros, first, symbols))
                 images[:, y, x] = symbols.reshape(logits.shape).T
                 first += logits.size
             return images

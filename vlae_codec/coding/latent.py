@@ -138,25 +138,21 @@ def certain(value: Z) -> Codec:
 
 def gaussians(given: Gaussians, costs: Costs) -> Codec:
     """Z of any shape as one vector; a pop that finds too little leaves the message as it is: `EmptyMessage`."""
-    mean, scale = given.mean.ravel(), given.scale.ravel()
+    flat = Gaussians(given.mean.ravel(), given.scale.ravel())
 
     def push(message: Message, z: Z) -> None:
         timer, bits = Timer(costs), np.zeros(1)
         message.reserve(z.size)
-        message.size = kernels.push_gaussians(
-            message.heads, message.words, message.size, z.ravel() - cdf.Z_MIN, mean, scale, bits
-        )
+        kernels.push_gaussians(message.stack, z.ravel() - cdf.Z_MIN, flat, bits)
         costs.z_posterior += float(bits[0])
         timer("z")
 
     def pop(message: Message) -> Z:
         timer, bits = Timer(costs), np.zeros(1)
-        symbols, heads = np.empty(mean.size, np.int64), message.heads.copy()
-        size = kernels.pop_gaussians(message.heads, message.words, message.size, symbols, mean, scale, bits)
-        if size < 0:
+        symbols, heads = np.empty(flat.mean.size, np.int64), message.heads.copy()
+        if not kernels.pop_gaussians(message.stack, symbols, flat, bits):
             message.heads[:] = heads
             raise EmptyMessage("the message ran dry while drawing z")
-        message.size = size
         costs.z_posterior += float(bits[0])
         timer("z")
         return (symbols + cdf.Z_MIN).reshape(given.mean.shape)
@@ -171,9 +167,7 @@ def prior(space: Space, costs: Costs) -> Codec:
         timer, bits = Timer(costs), np.zeros(1)
         message.reserve(z.size)
         for values, given, _ in backwards(space, z):
-            message.size = kernels.push_gaussians(
-                message.heads, message.words, message.size, values - cdf.Z_MIN, given.mean, given.scale, bits
-            )
+            kernels.push_gaussians(message.stack, values - cdf.Z_MIN, given, bits)
         costs.z_prior += float(bits[0])
         timer("z")
 
@@ -182,11 +176,7 @@ def prior(space: Space, costs: Costs) -> Codec:
 
         def visit(given: Gaussians, place: Place) -> Z:
             symbols = np.empty(len(given.mean), np.int64)
-            message.size = enough(
-                kernels.pop_gaussians(
-                    message.heads, message.words, message.size, symbols, given.mean, given.scale, bits
-                )
-            )
+            check_enough(kernels.pop_gaussians(message.stack, symbols, given, bits))
             return symbols + cdf.Z_MIN
 
         z = walk(space, visit)
@@ -197,11 +187,10 @@ def prior(space: Space, costs: Costs) -> Codec:
     return Codec(push, pop)
 
 
-def enough(size: int) -> int:
-    """The stack's size that a compiled loop returns; `EmptyMessage` if it says that the stack ran dry."""
-    if size < 0:
+def check_enough(enough: bool) -> None:
+    """`EmptyMessage` if a compiled loop says that the stack ran dry."""
+    if not enough:
         raise EmptyMessage("no more words")
-    return size
 
 
 # -- the prior's order -------------------------------------------------------------------------------------------------
@@ -285,10 +274,9 @@ class Lattice:
 
     def intervals(self, symbols: Z, prior: Gaussians, channel: int) -> Intervals:
         """Of symbols (N,) under their prior."""
-        starts, freqs = np.empty(len(symbols), np.int64), np.empty(len(symbols), np.int64)
-        step = int(self.steps[channel])
-        kernels.coarse_intervals(symbols, *prior, prior.nearest(), step, starts, freqs)
-        return Intervals(starts, freqs)
+        intervals = Intervals(np.empty(len(symbols), np.int64), np.empty(len(symbols), np.int64))
+        kernels.coarse_intervals(symbols, prior, prior.nearest(), int(self.steps[channel]), intervals)
+        return intervals
 
     def choose(self, prior: Gaussians, posterior: Gaussians, channel: int, fidelity: float) -> tuple[Z, float]:
         """The symbol with the least bits and loss of log q for each value, int64 (N,), and the sum of those losses."""
@@ -321,15 +309,13 @@ def coarse(space: Space, lattice: Lattice, costs: Costs) -> Codec:
         message.reserve(z.size)
         for values, given, place in backwards(space, z):
             intervals = lattice.intervals(lattice.symbols(values, given, place.channel), given, place.channel)
-            message.size = kernels.push_intervals(message.heads, message.words, message.size, *intervals)
+            kernels.push_intervals(message.stack, intervals)
             costs.z_prior += intervals.bits()
 
     def pop(message: Message) -> Z:
         def visit(given: Gaussians, place: Place) -> Z:
             symbols, step = np.empty(len(given.mean), np.int64), int(lattice.steps[place.channel])
-            message.size = enough(
-                kernels.pop_coarse(message.heads, message.words, message.size, symbols, *given, given.nearest(), step)
-            )
+            check_enough(kernels.pop_coarse(message.stack, symbols, given, given.nearest(), step))
             return lattice.values(symbols, given, place.channel)
 
         return walk(space, visit)

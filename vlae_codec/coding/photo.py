@@ -14,23 +14,22 @@ from numba import get_num_threads, set_num_threads
 from numpy.typing import NDArray
 
 from vlae_codec.blas import single_threaded_products
-from vlae_codec.entropy import cdf, kernels
+from vlae_codec.entropy import cdf
 from vlae_codec.entropy.ans import Message
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals
 from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import IntegerModel
-from vlae_codec.models.exact.loops import RING, scratch_arrays
+from vlae_codec.models.exact.loops import Area, Caches
 from vlae_codec.models.exact.networks import PriorPass
 from vlae_codec.models.exact.photo import PhotoNetworks
 from vlae_codec.stages import Coded, Costs, Progress, Stage, StageKind, Timer, affordable_rows, no_progress
 
-from . import latent
+from . import latent, wavefront
+from .wavefront import Alphabet
 
 #: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each.
 STAGE_PIXELS = 1 << 23
-#: Rows that are counted at once.
-ROWS_AT_ONCE = 256
 #: Subpixels below which every way of coding z is tried, and the smallest kept.
 SMALL = 3 * 192 * 192
 
@@ -38,43 +37,6 @@ SMALL = 3 * 192 * 192
 def lanes_for(subpixels: int) -> int:
     """Number of lanes for an image: each costs about four bytes, and more keep the processor busier."""
     return max(1, min(16, subpixels // 8192))
-
-
-class Alphabet:
-    """The values that occur in each channel, and the tables that the kernels want.
-
-    Parameters
-    ----------
-    occurring : array of bool, shape (channels, 256)
-    """
-
-    def __init__(self, occurring: NDArray[np.bool_]) -> None:
-        self.occurring = occurring
-        self.channels = len(occurring)
-        self.counts = occurring.sum(1).astype(np.int64)
-        self.values = np.zeros((3, 256), np.uint8)
-        self.ranks = np.zeros((3, 256), np.int32)
-        self.middles = np.zeros((3, 257), np.int32)
-        for c, row in enumerate(occurring):
-            values = np.flatnonzero(row)
-            self.values[c, : len(values)] = values
-            self.ranks[c, values] = np.arange(len(values))
-            self.middles[c, 1 : len(values)] = values[1:] + values[:-1]
-
-    @property
-    def certain(self) -> bool:
-        """Whether every channel has one value: the pixels are known, so they cost no bits and need no network."""
-        return bool((self.counts == 1).all())
-
-    @classmethod
-    def of(cls, image: NDArray[np.uint8], channels: int) -> Alphabet:
-        """The values in an image (H, W, 3)."""
-        occurring = np.zeros((channels, 256), np.bool_)
-        for top in range(0, len(image), ROWS_AT_ONCE):
-            rows = image[top : top + ROWS_AT_ONCE]
-            for c in range(channels):
-                occurring[c] |= np.bincount(rows[..., c].ravel(), minlength=256) > 0
-        return cls(occurring)
 
 
 class Canvas(NamedTuple):
@@ -208,7 +170,7 @@ class PhotoCoder:
         self, z: latent.Z, shape: tuple[int, int], message: Message, progress: Progress = no_progress
     ) -> NDArray[np.uint8]:
         """Draw an image (H, W, 3) from p(x | z), for z (1, h, w, z_channels), by popping it from a random message."""
-        alphabet = Alphabet(np.ones((3, 256), np.bool_))
+        alphabet = Alphabet.having(np.ones((3, 256), np.bool_))
         canvas = Canvas(np.zeros((*shape, 3), np.uint8), alphabet, Costs(), progress)
         self._likelihood(canvas, Stage(0, shape[0], StageKind.PLAIN_Z), z).pop(message)
         return canvas.image
@@ -283,11 +245,9 @@ class PhotoCoder:
         for y, params in self.parallel.bands(image, stage.first, stage.last, features):
             timer("network")
             band = slice(y - stage.first, y - stage.first + len(params))
-            kernels.pixel_intervals(
-                params, image, y, alphabet.channels, alphabet.ranks, alphabet.middles, alphabet.counts,
-                starts[band], freqs[band],
-            )  # fmt: skip
-            costs.pixels += Intervals(starts[band], freqs[band]).bits()
+            intervals = Intervals(starts[band], freqs[band])
+            wavefront.pixel_intervals(params, image, y, alphabet, *intervals)
+            costs.pixels += intervals.bits()
             timer("cdf")
             progress(len(params) * width)
         timer("network")
@@ -299,60 +259,60 @@ class PhotoCoder:
         # A head grows by a symbol's bits and by what rounding adds, which is less than 2^-7 of it as a head is at least
         # 2^7 times a frequency: under 0.012 bits a symbol.
         message.reserve(math.ceil((bits + 0.012 * intervals.starts.size) / 32) + 2 * message.lanes)
-        message.size = kernels.push_wavefront(message.heads, message.words, message.size, *intervals, self.config.skew)
+        wavefront.push_wavefront(message.stack, intervals, self.config.skew)
         timer("ans")
 
     def _pop_pixels(self, message: Message, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None) -> None:
         image, alphabet, costs, progress = canvas
         timer, width = Timer(costs), image.shape[1]
-        steps = width + self.config.skew * (stage.count - 1)
+        area, steps = self._area(image, stage)
+        caches = self._caches(area)
+        if features is None:
+            features = self._no_features()
         done = 0
-        for end, size in self._wavefront(message, image, stage, features, alphabet, alphabet.channels):
-            message.size = latent.enough(size)
+        for begin, end in strides(steps):
+            with single_threaded_products():
+                enough = wavefront.pop_wavefront(
+                    self.parallel.arrays, message.stack, area, features, caches, alphabet, begin, end
+                )
+            latent.check_enough(enough)
             now = stage.count * width * end // steps
             progress(now - done)
             done = now
         timer("wavefront")
 
-    def _wavefront(
-        self, message: Message, image: NDArray[np.uint8], stage: Stage, features: NDArray[np.int16] | None,
-        alphabet: Alphabet, channels: int,
-    ) -> Iterator[tuple[int, int]]:  # fmt: skip
-        """The step-by-step pass of a stage in strides; yields the steps done and the stack's size (-1: ran dry)."""
-        config, width = self.config, image.shape[1]
-        rows = stage.count
-        # Nothing lies above the image, so that a width that is only claimed takes no memory.
-        boundary = np.zeros((config.blocks, width + 2 if stage.first else 0, config.channels), np.float32)
-        if stage.first:
-            for _ in self.parallel.bands(image, stage.first, stage.first, None, boundary):
-                pass
-        kept = min(rows, width // self.config.skew + 2) if config.spatial else 1
-        ring = np.zeros((config.blocks, kept, RING, config.channels), np.float32)
-        threads = get_num_threads()
-        scratch = scratch_arrays(self.model, threads)
-        params = np.empty((min(rows, width // self.config.skew + 1), config.outputs), np.int16)
-        if features is None:
-            features = np.zeros((0, 0, config.channels), np.int16)
-        steps = width + self.config.skew * (rows - 1)
-        # Often enough for a progress bar, seldom enough not to cost.
-        stride = max(64, steps // 200)
-        for begin in range(0, steps, stride):
-            end = min(begin + stride, steps)
-            with single_threaded_products():
-                size = kernels.pop_wavefront(
-                    self.parallel.arrays, message.heads, message.words, message.size, image, stage.first, stage.last,
-                    features, ring, boundary, scratch, params, begin, end, self.config.skew, threads, channels,
-                    alphabet.ranks, alphabet.middles, alphabet.counts, alphabet.values,
-                )  # fmt: skip
-            yield end, size
-
     def network_seconds(self, image: NDArray[np.uint8]) -> float:
         """How long the step-by-step network alone takes for an image, nothing popped; for benchmarks."""
         begun = time.perf_counter()
-        stage = Stage(0, image.shape[0], StageKind.WITHOUT_Z)
-        for _ in self._wavefront(Message(1), image, stage, None, Alphabet.of(image, 3), 0):
-            pass
+        area, steps = self._area(image, Stage(0, image.shape[0], StageKind.WITHOUT_Z))
+        caches = self._caches(area)
+        for begin, end in strides(steps):
+            with single_threaded_products():
+                wavefront.run_network(self.parallel.arrays, area, self._no_features(), caches, begin, end)
         return time.perf_counter() - begun
+
+    def _area(self, image: NDArray[np.uint8], stage: Stage) -> tuple[Area, int]:
+        """A stage's rows as the step-by-step pass takes them, and how many steps those are."""
+        skew = self.config.skew
+        return Area(image, stage.first, stage.last, skew), image.shape[1] + skew * (stage.count - 1)
+
+    def _caches(self, area: Area) -> Caches:
+        """What the step-by-step pass keeps of an area, made of the rows above it."""
+        caches = Caches.of(self.model, area, get_num_threads())
+        if area.top:
+            for _ in self.parallel.bands(area.image, area.top, area.top, None, caches.boundary):
+                pass
+        return caches
+
+    def _no_features(self) -> NDArray[np.int16]:
+        return np.zeros((0, 0, self.config.channels), np.int16)
+
+
+def strides(steps: int) -> Iterator[tuple[int, int]]:
+    """First and last-plus-one of the steps taken together: often enough for a progress bar, seldom enough for speed."""
+    stride = max(64, steps // 200)
+    for begin in range(0, steps, stride):
+        yield begin, min(begin + stride, steps)
 
 
 def set_threads(count: int) -> None:

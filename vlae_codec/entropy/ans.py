@@ -9,6 +9,7 @@ reverse order, and popping them in order, gives the same words as the vector doe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,14 @@ MAX_PRECISION = 31
 
 Words = NDArray[np.uint32]
 Integers = NDArray[np.uint64]
+
+
+class Stack(NamedTuple):
+    """A message's arrays as compiled loops take them, and change them in place: heads, words, and the size, (1,)."""
+
+    heads: Integers
+    words: Words
+    size: NDArray[np.int64]
 
 
 class Message:
@@ -53,7 +62,21 @@ class Message:
         self.heads: Integers = np.full(int(np.prod(self.shape)), HEAD_MIN, np.uint64)
         # The stack's top is at the end, so that it grows without a copy; `reserve` doubles it as needed.
         self.words: Words = np.empty(64, np.uint32)
-        self.size = 0
+        self._size = np.zeros(1, np.int64)
+
+    @property
+    def size(self) -> int:
+        """How many words are on the stack."""
+        return int(self._size[0])
+
+    @size.setter
+    def size(self, count: int) -> None:
+        self._size[0] = count
+
+    @property
+    def stack(self) -> Stack:
+        """The arrays themselves; `reserve` replaces them."""
+        return Stack(self.heads, self.words, self._size)
 
     @property
     def lanes(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion
 from vlae_codec.models.config import VLAEConfig
+from vlae_codec.packing import pack, unpack
 from vlae_codec.stages import Stage, StageKind
 
 #: A byte that is no text, the name, and line ends that a transfer as text would change.
@@ -45,6 +46,34 @@ class Mode(IntEnum):
     LOSSY = 3
     #: The source file as it is.
     STORED = 4
+
+
+#: Added to the mode of files that make a source file again: their pixels come with a recipe, or the file is packed.
+SOURCE = 16
+#: Most bytes of a recipe.
+MAX_RECIPE = 1 << 30
+
+
+class Form(IntEnum):
+    """How a source file is made again from its pixels, see `vlae_codec.images.rasters`."""
+
+    #: Samples lie where a layout says.
+    RASTER = 0
+    #: The format's own encoder, whose choices are fixed.
+    QOI = 1
+    #: Filtered and deflated as it was.
+    PNG_EXACT = 2
+    #: The same pixels and chunks, deflated anew.
+    PNG = 3
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """What a header holds of the file that the pixels were: its form, its name and all else that it held."""
+
+    form: Form
+    name: str
+    recipe: bytes = field(repr=False)
 
 
 class PixelKind(IntEnum):
@@ -98,7 +127,7 @@ class Reason(IntEnum):
             "nothing smaller was found",
             "it has more than 8 bits per channel",
             "it has several frames",
-            "its format cannot be written anew exactly",
+            "it cannot be made again exactly from its pixels",
             "a file written anew would not hold all of its metadata",
         )[self]
 
@@ -107,8 +136,8 @@ class Reason(IntEnum):
 class Header:
     """All of a .vlae file but its payload.
 
-    ``digest`` is `pixel_digest` of the image. ``costs`` are the ideal code lengths of z under the prior, of z under
-    the posterior, and of the pixels, each rounded to whole bits.
+    ``digest`` is `pixel_digest` of the image, or with a ``source`` that of what comes back. ``costs`` are the ideal
+    code lengths of z under the prior, of z under the posterior, and of the pixels, each rounded to whole bits.
     """
 
     mode: Mode
@@ -116,6 +145,8 @@ class Header:
     height: int
     digest: bytes
     metadata: dict[str, Any] = field(default_factory=dict)
+    #: Where the pixels are those of a file that is made again.
+    source: SourceFile | None = None
     # Of mode VLAE:
     model_id: bytes = bytes(8)
     pixel_kind: PixelKind = PixelKind.RGB
@@ -158,7 +189,16 @@ def mode_of(data: bytes) -> Mode:
     """The mode of a file from its first bytes; the errors of `read` if it has none."""
     if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2 or data[len(MAGIC)] != VERSION:
         read(data)
-    return Mode(Reader(data[len(MAGIC) + 1 :]).byte("the mode", len(Mode)))
+    return _split_mode(Reader(data[len(MAGIC) + 1 :]))[0]
+
+
+def _split_mode(reader: Reader) -> tuple[Mode, bool]:
+    """The mode, and whether a source file is made again."""
+    value = reader.byte("the mode", SOURCE + len(Mode))
+    mode = value % SOURCE
+    if mode >= len(Mode) or (value >= SOURCE and mode not in (Mode.VLAE, Mode.FALLBACK, Mode.STORED)):
+        raise CorruptFile(f"the mode is {value}, which is none")
+    return Mode(mode), value >= SOURCE
 
 
 def write_varint(value: int) -> bytes:
@@ -213,7 +253,7 @@ def write(header: Header, payload: bytes) -> bytes:
     """The bytes of a .vlae file."""
     out = bytearray(MAGIC)
     out.append(VERSION)
-    out.append(header.mode)
+    out.append(header.mode + (SOURCE if header.source else 0))
     out += write_varint(header.width) + write_varint(header.height)
     out += header.digest
     metadata = b""
@@ -223,6 +263,11 @@ def write(header: Header, payload: bytes) -> bytes:
             raise UnsupportedImage(f"image with {len(text)} bytes of metadata, at most {MAX_METADATA} are supported")
         metadata = zlib.compress(text, 9)
     out += write_varint(len(metadata)) + metadata
+    if header.source:
+        name, recipe = header.source.name.encode("utf-8", "surrogateescape"), pack(header.source.recipe)
+        out.append(header.source.form)
+        out += write_varint(len(name)) + name
+        out += write_varint(len(header.source.recipe)) + write_varint(len(recipe)) + recipe
     if header.mode is Mode.VLAE:
         assert header.occurring is not None
         out += header.model_id
@@ -251,43 +296,57 @@ def write(header: Header, payload: bytes) -> bytes:
 
 
 def write_stored(reason: Reason, name: str, content: bytes) -> bytes:
-    """The bytes of a .vlae file that holds a source file as it is."""
-    out = bytearray(MAGIC) + bytes([VERSION, Mode.STORED, reason])
-    encoded = name.encode()
+    """The bytes of a .vlae file that holds a source file as it is, packed where that is smaller."""
+    packed = pack(content)
+    small = len(packed) < len(content)
+    out = bytearray(MAGIC) + bytes([VERSION, Mode.STORED + (SOURCE if small else 0), reason])
+    encoded = name.encode("utf-8", "surrogateescape")
     out += write_varint(len(encoded)) + encoded
     out += hashlib.blake2b(content, digest_size=8).digest()
-    out += write_varint(len(content)) + content
+    out += write_varint(len(content)) + (packed if small else content)
     out += zlib.crc32(out).to_bytes(4, "little")
     return bytes(out)
 
 
 def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
     """The inverse of `write_stored`; raises as `read` does."""
-    mode, reader = _checked(data)
+    mode, reader, packed = _checked(data)
     if mode is not Mode.STORED:
         raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a stored file")
     reason = Reason(reader.byte("the reason", len(Reason)))
-    raw = reader.take(reader.varint("the name's length", 0, MAX_NAME), "the name")
+    name = _read_name(reader)
     digest = reader.take(8, "the checksum of the content")
-    content = reader.take(reader.varint("the content's length", 0, len(data)), "the content")
-    if reader.at != len(reader.data):
-        raise CorruptFile(f"{len(reader.data) - reader.at} bytes after the content, expected none")
+    length = reader.varint("the content's length", 0, 1 << 48)
+    content = reader.data[reader.at :]
+    if packed:
+        content = unpack(content, length, "the content")
+    elif len(content) != length:
+        raise CorruptFile(f"{len(content)} bytes of content, expected {length}")
     found = hashlib.blake2b(content, digest_size=8).digest()
     if found != digest:
         raise CorruptFile(f"checksum of the stored file is {found.hex()}, {digest.hex()} is stored")
-    name = raw.decode("utf-8", "replace")
-    if name and not is_file_name(name):
-        raise CorruptFile(f"{name[:80]!r} cannot be the name of a file")
     return reason, name, content
 
 
+def _read_name(reader: Reader) -> str:
+    """The name of a source file; empty for none."""
+    raw = reader.take(reader.varint("the name's length", 0, MAX_NAME), "the name")
+    name = raw.decode("utf-8", "surrogateescape")
+    if name and not is_file_name(name):
+        raise CorruptFile(f"{name[:80]!r} cannot be the name of a file")
+    return name
+
+
 def is_file_name(name: str) -> bool:
-    """Whether text can be the name of a file in any folder: no folder, no control characters, not too long."""
-    return (
-        name not in ("", ".", "..")
-        and not any(c in "/\\:" or ord(c) < 32 or c == "\ufffd" for c in name)
-        and len(name.encode("utf-8", "replace")) <= MAX_NAME
-    )
+    """Whether text can be the name of a file in any folder: no folder, no control characters, not too long.
+
+    Bytes that are no text count as themselves; Python has them as halves of surrogate pairs.
+    """
+    try:
+        length = len(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return False
+    return name not in ("", ".", "..") and not any(c in "/\\:" or ord(c) < 32 for c in name) and length <= MAX_NAME
 
 
 def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
@@ -299,7 +358,7 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
     UnsupportedImage
         If the image has more than ``max_pixels``.
     """
-    mode, reader = _checked(data)
+    mode, reader, remade = _checked(data)
     if mode not in (Mode.VLAE, Mode.FALLBACK):
         raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a single image")
     body = reader.data
@@ -308,6 +367,11 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
     digest = reader.take(8, "the checksum of the pixels")
     metadata = _read_metadata(reader.take(reader.varint("the metadata's length", 0, MAX_METADATA), "the metadata"))
     header = Header(mode, width, height, digest, metadata)
+    if remade:
+        form = Form(reader.byte("the form", len(Form)))
+        name, size = _read_name(reader), reader.varint("the recipe's length", 0, MAX_RECIPE)
+        recipe = reader.take(reader.varint("the packed recipe's length", 1, len(body)), "the recipe")
+        header.source = SourceFile(form, name, unpack(recipe, size, "the recipe"))
     if mode is Mode.VLAE:
         header.model_id = reader.take(8, "the model id")
         header.pixel_kind = PixelKind(reader.byte("the pixel kind", len(PixelKind)))
@@ -320,16 +384,16 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
             header.alpha = reader.take(reader.varint("the alpha channel's length", 2, len(body)), "the alpha channel")
     else:
         header.fallback_kind = FallbackKind(reader.byte("the fallback", len(FallbackKind)))
-        name = reader.take(reader.varint("the mode's length", 1, 16), "the mode's name")
-        header.pillow_mode = name.decode("ascii", "replace")
+        mode_name = reader.take(reader.varint("the mode's length", 1, 16), "the mode's name")
+        header.pillow_mode = mode_name.decode("ascii", "replace")
     payload = reader.take(reader.varint("the payload's length", 0, len(body)), "the payload")
     if reader.at != len(body):
         raise CorruptFile(f"{len(body) - reader.at} bytes after the payload, expected none")
     return header, payload
 
 
-def _checked(data: bytes) -> tuple[Mode, Reader]:
-    """The mode of a file whose checksum is right, and a reader of what follows it."""
+def _checked(data: bytes) -> tuple[Mode, Reader, bool]:
+    """The mode of a file whose checksum is right, a reader of what follows it, and whether `SOURCE` is added to it."""
     if not data:
         raise NotAVlaeFile("the file is empty, expected a .vlae file")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -345,7 +409,8 @@ def _checked(data: bytes) -> tuple[Mode, Reader]:
             f"checksum of the file is {zlib.crc32(body):08x}, {stored:08x} is stored: damaged, cut short or lengthened"
         )
     reader.data = body
-    return Mode(reader.byte("the mode", len(Mode))), reader
+    mode, remade = _split_mode(reader)
+    return mode, reader, remade
 
 
 def _read_metadata(data: bytes) -> dict[str, Any]:
@@ -360,7 +425,8 @@ def _read_metadata(data: bytes) -> dict[str, Any]:
         if not isinstance(metadata, dict):
             raise ValueError("not a JSON object")
         # JSON can hold halves of surrogate pairs, which are no text and could not be printed or written.
-        json.dumps(metadata, ensure_ascii=False).encode()
+        # Those that stand for bytes of a file's name are let pass.
+        json.dumps(metadata, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except (zlib.error, ValueError, RecursionError) as error:
         raise CorruptFile(f"the metadata cannot be read: {error}") from None
     return metadata

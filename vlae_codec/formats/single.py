@@ -7,23 +7,30 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlae_codec.coding.photo import SMALL, Alphabet
+from vlae_codec.coding.photo import SMALL
+from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from vlae_codec.images import io as imaging
+from vlae_codec.images import rasters
 from vlae_codec.images.fallback import digest_of, quick_size, read_fallback, smallest_fallback, values_of
-from vlae_codec.images.metadata import metadata_of, metadata_of_file, restore_metadata
+from vlae_codec.images.metadata import metadata_of, restore_metadata
 from vlae_codec.registry import Model, find_model, load_model
 from vlae_codec.stages import Progress, StageKind, no_progress
 
 from . import header as container
-from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, pixel_digest
+from .header import CONSTANT, FallbackKind, Form, Header, Mode, PixelKind, Reason, SourceFile, pixel_digest
 
 #: A quick WebP below this share of the VLAE's size makes the slow fallbacks worth trying. On photographs the best WebP
 #: was 0.5 to 12 % smaller than the quick one, and took over a hundred times as long.
 FALLBACK_SHARE = 1.2
 #: Keys of the metadata for the source file's name, and for its format where the name does not tell.
 NAME, FORMAT = "name", "format"
+#: What comes back of a source file, by the form in which it is kept; None for those that are stored.
+RESTORES = {
+    None: "bit for bit", Form.RASTER: "bit for bit", Form.QOI: "bit for bit", Form.PNG_EXACT: "bit for bit",
+    Form.PNG: "same pixels and metadata",
+}  # fmt: skip
 #: Parts of a file that `info` tells apart.
 BITS = ("z_prior", "z_posterior", "pixels", "alpha", "lanes_and_flush", "header")
 #: Pillow's modes that the VLAE codes.
@@ -85,18 +92,24 @@ def _subject(image: Image.Image) -> Subject:
 
 
 def _compress(
-    subject: Subject, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress
-) -> bytes:
-    """Of a large image only one copy lives at a time, if the caller keeps none."""
+    subject: Subject, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress,
+    source: tuple[SourceFile, bytes] | None = None,
+) -> bytes:  # fmt: skip
+    """Of a large image only one copy lives at a time, if the caller keeps none.
+
+    With ``source``, what makes a file again of the pixels, and the digest of that file, which then is the one checked.
+    """
     data = b""
+    recipe = source[0] if source else None
     if isinstance(subject, Image.Image):
-        header = Header(Mode.FALLBACK, *subject.size, digest_of(subject), metadata, pillow_mode=subject.mode)
+        digest = source[1] if source else digest_of(subject)
+        header = Header(Mode.FALLBACK, *subject.size, digest, metadata, recipe, pillow_mode=subject.mode)
     else:
         model = model or load_model()
         planes, kind = imaging.to_planes(subject)
         size = (subject.shape[1], subject.shape[0])
-        digest = pixel_digest(kind.image_mode, size, [subject.data.cast("B")])
-        header = Header(Mode.VLAE, *size, digest, metadata, pillow_mode=kind.image_mode)
+        digest = source[1] if source else pixel_digest(kind.image_mode, size, [subject.data.cast("B")])
+        header = Header(Mode.VLAE, *size, digest, metadata, recipe, pillow_mode=kind.image_mode)
         header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
         data = _vlae(planes, kind, header, model, progress)
         del planes
@@ -113,7 +126,9 @@ def _compress(
         del subject
     if verify:
         try:
-            _pixels(*container.read(data, container.MAX_SIDE**2), model, progress)
+            header, payload = container.read(data, container.MAX_SIDE**2)
+            check = _rebuilt if header.source else _pixels
+            check(header, payload, model, progress)
         except CorruptFile as error:
             raise VerificationFailed(
                 f"the file does not decode to the image given: {error}; please report this with the image"
@@ -128,15 +143,16 @@ def compress_file(
     *,
     pixels: bool = False,
     strip: bool = False,
+    exact: bool = False,
     named: bool = True,
     verify: bool = True,
     progress: Progress = no_progress,
     max_pixels: int = container.MAX_PIXELS,
 ) -> bytes:
-    """Compress the bytes of an image file, so that `restore_file` gives a file of the same format, name and content.
+    """Compress the bytes of an image file, so that `restore_file` gives them back.
 
-    The content is the image with its palette and metadata. Where a file written anew would lack something, where the
-    format loses pixels (JPEG), and where nothing smaller is found, the source itself is kept.
+    A file is coded by its pixels only where it is made again of them bit for bit, or, of a PNG, all but the way in
+    which its pixels are deflated. Every other file is kept whole, packed where that is smaller.
 
     Parameters
     ----------
@@ -146,9 +162,12 @@ def compress_file(
     model : Model, optional
         From `load_model`; by default the shipped one for photographs.
     pixels : bool
-        Code the pixels in any case, and never keep the source itself.
+        Code the pixels in any case, and never keep the source itself: what Pillow sees of it, and of its metadata the
+        entries that `metadata.KEPT` names.
     strip : bool
-        Leave out metadata, but for transparency.
+        The same, without metadata but for transparency.
+    exact : bool
+        Only bit for bit: a PNG that cannot be deflated as it was is kept whole.
     named : bool
         Keep the name; without it `restore_file` must be told one with the same suffix.
     verify : bool
@@ -159,34 +178,43 @@ def compress_file(
     Raises
     ------
     UnsupportedImage
-        If the file is no image that Pillow reads; with ``pixels`` or ``strip``, if Pillow would read only part of it.
+        If the file is no image; with ``pixels`` or ``strip``, if Pillow would read only part of it.
     VerificationFailed
         As for `compress`.
     """
-    name = name if container.is_file_name(name) else ""
-    whole = pixels or strip
-    try:
-        image = imaging.open_image(source, name or "the source", max_pixels)
-    except imaging.NotWhole as error:
-        if whole:
-            raise
-        return container.write_stored(error.reason, name if named else "", source)
-    metadata = metadata_of_file(image, source)
-    reason = None if whole else imaging.reason_to_keep(image, source, metadata)
-    if reason is not None:
-        return container.write_stored(reason, name if named else "", source)
+    called = name or "the source"
+    name = name if named and container.is_file_name(name) else ""
+    found = None if strip else rasters.find(source, called, max_pixels)
+    if strip or (pixels and not found):
+        image = imaging.open_image(source, called, max_pixels)
+        return _compress_pixels(image, name, model, strip, verify, progress)
+    if found is None or (exact and found.form is Form.PNG):
+        reason = Reason.FORMAT if found else imaging.reason_to_keep(source, called, max_pixels)
+        return container.write_stored(reason, name, source)
+    made_of = (SourceFile(found.form, name, found.recipe), found.digest)
+    held = [found.picture]
+    # What was taken apart is not needed any more, and a large picture takes as much memory as all else.
+    del found
+    data = _compress(held.pop(), {}, model, verify, progress, made_of)
+    # Only where no model was of use can packing be better.
+    if container.mode_of(data) is Mode.VLAE and len(data) <= len(source):
+        return data
+    stored = container.write_stored(Reason.SMALLEST, name, source)
+    return stored if len(stored) <= len(data) and not pixels else data
+
+
+def _compress_pixels(
+    image: Image.Image, name: str, model: Model | None, strip: bool, verify: bool, progress: Progress
+) -> bytes:
+    """What Pillow sees of a file, with or without its metadata."""
+    metadata = metadata_of(image)
     if strip:
         metadata = {key: value for key, value in metadata.items() if key == "transparency"}
-    if name and named:
+    if name:
         metadata[NAME] = name
     if not imaging.has_format(name, image.format):
         metadata[FORMAT] = image.format
-    held = [_subject(image)]
-    # The image itself is not needed any more, and a large one takes as much memory as all else.
-    del image
-    data = _compress(held.pop(), metadata, model, verify, progress)
-    stored = container.write_stored(Reason.SMALLEST, name if named else "", source)
-    return stored if len(stored) <= len(data) and not whole else data
+    return _compress(_subject(image), metadata, model, verify, progress)
 
 
 def restore_file(
@@ -197,7 +225,7 @@ def restore_file(
     progress: Progress = no_progress,
     max_pixels: int = container.MAX_PIXELS,
 ) -> tuple[str, bytes]:
-    """The name and the bytes of the file that `compress_file` was given, or of one that holds the same image.
+    """The name and the bytes of the file that `compress_file` was given; `info` tells whether they are the very bytes.
 
     An image that was no file, or whose format cannot be written here, becomes a PNG, or a TIFF if PNG cannot hold it.
     ``name`` stands in where the file holds none. Raises as `decompress` does.
@@ -206,14 +234,16 @@ def restore_file(
         _, found, content = container.read_stored(data)
         progress(1)
         return found or name, content
+    header, payload = container.read(data, max_pixels)
+    if header.source:
+        return header.source.name or name, _rebuilt(header, payload, model, progress)
     image = decompress(data, model, progress=progress, max_pixels=max_pixels)
-    metadata = container.read(data, max_pixels)[0].metadata
-    found, fmt = str(metadata.get(NAME, "")), metadata.get(FORMAT)
+    found, fmt = str(header.metadata.get(NAME, "")), header.metadata.get(FORMAT)
     name = found if container.is_file_name(found) else name
     for choice in (str(fmt or imaging.format_of(name)), "PNG", "TIFF"):
         try:
             if choice in imaging.RESTORED:
-                encoded = imaging.encode_file(image, choice, metadata)
+                encoded = imaging.encode_file(image, choice)
                 # Never a PNG under the name of a JPEG.
                 wrong = name and choice not in (fmt, imaging.format_of(name))
                 return f"{name}.{choice.lower()}" if wrong else name, encoded
@@ -325,6 +355,9 @@ def decompress(
         _, name, content = container.read_stored(data)
         return imaging.open_image(content, f"the stored file {name}".strip(), max_pixels)
     header, payload = container.read(data, max_pixels)
+    if header.source:
+        content = _rebuilt(header, payload, model, progress)
+        return imaging.open_image(content, f"the file {header.source.name}".strip(), max_pixels)
     pixels = _pixels(header, payload, model, progress)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     restore_metadata(image, header.metadata)
@@ -333,17 +366,30 @@ def decompress(
 
 def _pixels(header: Header, payload: bytes, model: Model | None, progress: Progress) -> Image.Image | np.ndarray:
     """An image, or what `PIL.Image.fromarray` makes into one; `CorruptFile` unless its checksum is right."""
-    size = (header.width, header.height)
-    pixels: Image.Image | np.ndarray
-    if header.mode is Mode.FALLBACK:
-        pixels = read_fallback(header.fallback_kind, payload, header.pillow_mode, size)
+    pixels = _unchecked(header, payload, model, progress)
+    if isinstance(pixels, Image.Image):
         digest = digest_of(pixels)
-        progress(header.width * header.height)
     else:
-        pixels = _decode(header, payload, model, progress)
+        size = (header.width, header.height)
         digest = pixel_digest(header.pixel_kind.image_mode, size, [pixels.data.cast("B")])
     if digest != header.digest:
         raise CorruptFile(f"checksum of the pixels is {digest.hex()}, {header.digest.hex()} is stored")
+    return pixels
+
+
+def _rebuilt(header: Header, payload: bytes, model: Model | None, progress: Progress) -> bytes:
+    """The source file that a header's recipe makes of the pixels; `CorruptFile` unless its checksum is right."""
+    assert header.source is not None
+    pixels = _unchecked(header, payload, model, progress)
+    return rasters.rebuild(header.source.form, header.source.recipe, pixels, header.digest)
+
+
+def _unchecked(header: Header, payload: bytes, model: Model | None, progress: Progress) -> Image.Image | np.ndarray:
+    """What is decoded, whatever its checksum is."""
+    if header.mode is Mode.VLAE:
+        return _decode(header, payload, model, progress)
+    pixels = read_fallback(header.fallback_kind, payload, header.pillow_mode, (header.width, header.height))
+    progress(header.width * header.height)
     return pixels
 
 
@@ -363,7 +409,7 @@ def _decode(header: Header, payload: bytes, model: Model | None, progress: Progr
         raise CorruptFile(f"the payload has {len(payload)} bytes, expected a multiple of 4")
     words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
     message = Message.unflatten(words, header.lanes)
-    alphabet = Alphabet(header.occurring)
+    alphabet = Alphabet.having(header.occurring)
     planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
     return imaging.from_planes(planes, header.pixel_kind, _decode_alpha(header))
 
@@ -373,17 +419,20 @@ def info(data: bytes) -> dict[str, Any]:
 
     Returns
     -------
-    dict. Of a stored file: ``file_bytes``, ``mode`` (``stored``), ``why``, ``name``, ``stored_bytes``. Otherwise at
-    least ``file_bytes``, ``width``, ``height``, ``pixels`` (the number of subpixels),
+    dict. Of a stored file: ``file_bytes``, ``mode`` (``stored``), ``why``, ``name``, ``source_bytes``,
+    ``stored_bytes``. Otherwise at least ``file_bytes``, ``width``, ``height``, ``pixels`` (the number of subpixels),
     ``bits_per_subpixel``, ``mode`` (``vlae``, ``vlae-no-z`` or ``fallback``), ``model``, ``window``, ``elbo_bits`` and
     ``bits``: ``z_prior`` (pushed under p(z)), ``z_posterior`` (popped under q(z|x)), ``pixels``, ``lanes_and_flush``,
-    ``header``. For a fallback, ``model``, ``window`` and ``elbo_bits`` are None and ``pixels`` is its payload.
+    ``header``. ``restores`` tells what `restore_file` gives: ``bit for bit`` the source file, its ``same pixels and
+    metadata``, or just ``pixels`` of what was no file. For a fallback, ``model``, ``window`` and ``elbo_bits`` are None
+    and ``pixels`` is its payload.
     """
     if container.mode_of(data) is Mode.STORED:
         reason, name, content = container.read_stored(data)
         return {
             "file_bytes": len(data), "format_version": container.VERSION, "mode": "stored", "why": reason.text,
-            "name": name, "stored_bytes": len(content),
+            "restores": RESTORES[None], "name": name, "source_bytes": len(content),
+            "stored_bytes": min(len(content), len(data)),
         }  # fmt: skip
     header, payload = container.read(data, container.MAX_SIDE**2)
     image_mode = header.pillow_mode if header.mode is Mode.FALLBACK else header.pixel_kind.image_mode
@@ -400,7 +449,8 @@ def info(data: bytes) -> dict[str, Any]:
         "image_mode": image_mode,
         "pixels": subpixels,
         "bits_per_subpixel": 8 * len(data) / subpixels,
-        "name": header.metadata.get(NAME, ""),
+        "name": header.source.name if header.source else header.metadata.get(NAME, ""),
+        "restores": RESTORES[header.source.form] if header.source else "pixels",
         "metadata": sorted(set(header.metadata) - {NAME, FORMAT}),
     }
     overhead = 8 * (len(data) - len(payload))

@@ -5,27 +5,18 @@ from __future__ import annotations
 import io
 import zlib
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlae_codec.errors import UnsupportedImage, VlaeError
+from vlae_codec.errors import UnsupportedImage
 from vlae_codec.formats.header import MAGIC, MAX_PIXELS, PixelKind, Reason, check_size
 
 from .fallback import digest_of, jxl_plugin, saved, sizes_checked_here
-from .metadata import (
-    ANIMATION_CHUNKS,
-    DEPTH_CHUNKS,
-    PNG_CHUNKS,
-    TIFF_COMPRESSIONS,
-    encode_options,
-    insert_chunks,
-    metadata_of_file,
-    png_chunks,
-    restore_metadata,
-)
+from .metadata import encode_options
+from .rasters import png
+from .rasters.tiff import STARTS as TIFF_STARTS
 
 #: Formats whose files are written anew when they are restored; others are kept as they are.
 RESTORED = ("PNG", "BMP", "DIB", "PPM", "TIFF", "TGA", "WEBP", "GIF", "PCX", "SGI", "QOI")
@@ -33,8 +24,6 @@ RESTORED = ("PNG", "BMP", "DIB", "PPM", "TIFF", "TGA", "WEBP", "GIF", "PCX", "SG
 LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF", "BLP")
 #: How files of JPEG XL begin, which Pillow reads by a plugin.
 JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
-#: Side of the part of an image on which it is tried whether its file can be written anew.
-PROBE = 256
 
 
 class NotWhole(UnsupportedImage):
@@ -68,9 +57,9 @@ def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Im
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise NotWhole(f"{name} has {frames} frames, expected one", Reason.FRAMES)
-            if image.format == "PNG" and any(chunk in ANIMATION_CHUNKS for chunk, _ in png_chunks(data)):
+            if image.format == "PNG" and any(chunk == b"acTL" for chunk, _, _ in png.chunks(data)):
                 raise NotWhole(f"{name} is an animation, expected a still image", Reason.FRAMES)
-            if _is_rounded(image):
+            if _is_rounded(image) or (image.format == "SGI" and data[3] == 2):
                 message = f"{name} has more than 8 bits per channel, which Pillow would round to 8"
                 raise NotWhole(message, Reason.DEPTH)
             image.load()
@@ -95,7 +84,9 @@ def _is_rounded(image: Image.Image) -> bool:
     tiles = getattr(image, "tile", None) or []
     arguments = [part for tile in tiles for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
     # Raw modes such as RGB;16B, and the largest value of a PPM.
-    return any(";16" in part if isinstance(part, str) else tiles[0][0] == "ppm" and part > 255 for part in arguments)
+    return any(
+        ";16" in part if isinstance(part, str) else tiles[0][0].startswith("ppm") and part > 255 for part in arguments
+    )
 
 
 def is_lossy(image: Image.Image, data: bytes) -> bool:
@@ -117,35 +108,20 @@ def _has_lossy_webp(data: bytes) -> bool:
     return False
 
 
-def reason_to_keep(image: Image.Image, data: bytes, metadata: dict[str, Any]) -> Reason | None:
-    """Why an image's file should be kept as it is, whatever its size; None if it can be written anew."""
-    if is_lossy(image, data):
-        return Reason.LOSSY
-    if image.format not in RESTORED:
-        return Reason.FORMAT
-    if image.format == "TIFF" and image.info.get("compression") not in TIFF_COMPRESSIONS:
-        return Reason.FORMAT
-    spread = image.format == "PNG" and data[24] in (2, 4) and data[25] == 0
-    if spread and any(name in DEPTH_CHUNKS for name, _ in png_chunks(data)):
-        # Pillow spreads the values of 2 and 4 bits over 8, which these would no longer fit.
-        return Reason.METADATA
-    return None if _comes_back(image, metadata) else Reason.METADATA
+def reason_to_keep(data: bytes, name: str, max_pixels: int) -> Reason:
+    """Why a file that is not made again of its pixels is kept whole; raises as `open_image` does if it is no image.
 
-
-def _comes_back(image: Image.Image, metadata: dict[str, Any]) -> bool:
-    """Whether a file of the image's format gives back its mode, its palette and its metadata."""
-    whole = image.mode in ("1", "P", "PA")
-    probe = image.copy() if whole else image.crop((0, 0, min(image.width, PROBE), min(image.height, PROBE)))
-    digest = digest_of(probe)
-    probe.info = {}
-    assert image.format is not None
+    A file whose beginning is that of a TIFF is kept whatever Pillow thinks of it: scientific files and camera raw are.
+    """
     try:
-        restore_metadata(probe, metadata)
-        data = encode_file(probe, image.format, metadata)
-        again = open_image(data, "the file")
-        return digest_of(again) == digest and metadata_of_file(again, data) == metadata
-    except VlaeError:
-        return False
+        image = open_image(data, name, max_pixels)
+    except NotWhole as error:
+        return error.reason
+    except UnsupportedImage:
+        if data.startswith(tuple(TIFF_STARTS)):
+            return Reason.FORMAT
+        raise
+    return Reason.LOSSY if is_lossy(image, data) else Reason.FORMAT
 
 
 def format_of(name: str) -> str:
@@ -182,15 +158,15 @@ def from_planes(
     return np.ascontiguousarray(values) if alpha is None else np.dstack([values, alpha])
 
 
-def encode_output(image: Image.Image, suffix: str, metadata: dict[str, Any] | None = None) -> bytes:
+def encode_output(image: Image.Image, suffix: str) -> bytes:
     """An image as a file of the format that a suffix names; see `encode_file`."""
     fmt = formats_by_suffix().get(suffix.lower())
     if fmt is None or fmt not in Image.SAVE:
         raise UnsupportedImage(f"no image format for the suffix {suffix!r}; use one such as .png, .webp or .tiff")
-    return encode_file(image, fmt, metadata or {})
+    return encode_file(image, fmt)
 
 
-def encode_file(image: Image.Image, fmt: str, metadata: dict[str, Any]) -> bytes:
+def encode_file(image: Image.Image, fmt: str) -> bytes:
     """An image and its metadata as a file of a format, which reads back as the same image.
 
     Parameters
@@ -199,26 +175,17 @@ def encode_file(image: Image.Image, fmt: str, metadata: dict[str, Any]) -> bytes
         Its ``info`` holds what `restore_metadata` puts there.
     fmt : str
         Pillow's name of the format.
-    metadata : dict
-        What `metadata.metadata_of_file` gave, for what only this format has; may be empty.
 
     Raises
     ------
     UnsupportedImage
         If the format cannot hold the image exactly.
     """
-    with_chunks = fmt == "PNG" and PNG_CHUNKS in metadata
     try:
-        options = encode_options(image, fmt, metadata)
-        if with_chunks:
-            options = {key: value for key, value in options.items() if key == "transparency"}
-            # Pillow would write these from the image's info as well.
-            options |= {"icc_profile": None, "exif": b""}
-        elif fmt == "WEBP":
+        options = encode_options(image, fmt)
+        if fmt == "WEBP":
             options.update(lossless=True, quality=100, method=4, exact=True)
         data = saved(image, fmt, **options)
-        if with_chunks:
-            data = insert_chunks(data, metadata)
         with sizes_checked_here(), Image.open(io.BytesIO(data)) as again:
             same = again.mode == image.mode and digest_of(again) == digest_of(image)
     except MemoryError:

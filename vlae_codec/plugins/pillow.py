@@ -44,6 +44,8 @@ class VlaeImageFile(ImageFile.ImageFile):
     format_description = "Variational Lossy Autoencoder, lossless"
     #: The file, until its pixels are decoded.
     _data: bytes = b""
+    #: What had to be decoded on opening.
+    _image: Image.Image | None = None
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -55,13 +57,14 @@ class VlaeImageFile(ImageFile.ImageFile):
                     f"the .vlae file is of the kind {mode.name.lower()}, expected a single image; "
                     "use `vlae-codec decompress`"
                 )
-            if mode is Mode.STORED:
-                # Its size is in the stored file alone, so that is read at once.
+            header = None if mode is Mode.STORED else container.read(data)[0]
+            if header is None or header.source:
+                # Its mode and what it says are in the source file alone, so that is made at once.
                 image = api.decompress(data)
                 self._size, self._mode = image.size, image.mode
                 self.info.update(image.info)
+                self._image = image
             else:
-                header, _ = container.read(data)
                 restore_metadata(self, header.metadata)
                 self._size = (header.width, header.height)
                 fallback = header.mode is Mode.FALLBACK
@@ -76,10 +79,10 @@ class VlaeImageFile(ImageFile.ImageFile):
         """Decode the pixels, unless that has been done."""
         if self._data:
             try:
-                image = api.decompress(self._data)
+                image = self._image or api.decompress(self._data)
             except VlaeError as error:
                 raise PillowError(str(error)) from error
-            self._data = b""
+            self._data, self._image = b"", None
             self.im, self.palette, self.readonly = image.im, image.palette, 0
             if self._exclusive_fp and self.fp is not None:
                 self.fp.close()

@@ -1,0 +1,305 @@
+# mypy: disable-error-code="no-untyped-def, call-overload"
+"""A stage's pixels in compiled loops: their intervals, and pushes and pops in wavefront order.
+
+Step t holds the pixels with x + skew * y == t, from the top down. A step's symbols are popped channel by channel, each
+channel as a vector over its pixels, pixel k with lane k mod lanes. All arithmetic is on integers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from vlae_codec.entropy.cdf import (
+    COUPLING_STEPS,
+    EXP,
+    FRACTION_BITS,
+    INVERSE_SCALE,
+    INVERSE_SHIFT,
+    MEAN_STEPS,
+    PRECISION,
+    SIGMOID,
+    SIGMOID_END,
+    TABLE_BITS,
+    WEIGHT_BITS,
+)
+from vlae_codec.entropy.kernels import pop_one, push_one
+from vlae_codec.models.exact.loops import network_rows, predict, rows_of_step
+
+#: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py and models/exact/loops.py; a
+#: test compares them. numba keeps compiled loops by the contents of this file alone, so it must change when what they
+#: take from elsewhere does.
+_TAKEN_FROM = "055fa2fcb24d5d90"
+
+_MASK = (1 << PRECISION) - 1
+_TOTAL = 1 << PRECISION
+_END = SIGMOID_END << 16
+_LAST = (2 * SIGMOID_END << 16) - 1
+_FRACTION_MASK = (1 << FRACTION_BITS) - 1
+_HALF = MEAN_STEPS // 2
+_COUPLE = COUPLING_STEPS // MEAN_STEPS
+_EXP_LAST = len(EXP) - 1
+_WEIGHT_TOTAL = 1 << WEIGHT_BITS
+_SIGMOID = SIGMOID.astype(np.int64)
+_SUM_BITS = TABLE_BITS + WEIGHT_BITS
+#: Rows that are counted at once.
+_ROWS_AT_ONCE = 256
+
+
+class Alphabet(NamedTuple):
+    """The values that occur in each channel, and the tables that the loops want."""
+
+    #: Index of each value among those that occur, int32 (3, 256).
+    ranks: NDArray[np.int32]
+    #: Twice the edge below each index, in pixel values, int32 (3, 257).
+    middles: NDArray[np.int32]
+    #: How many values occur, int64 (channels,).
+    counts: NDArray[np.int64]
+    #: They themselves, sorted, uint8 (3, 256).
+    values: NDArray[np.uint8]
+
+    @property
+    def channels(self) -> int:
+        """How many channels are coded."""
+        return len(self.counts)
+
+    @property
+    def occurring(self) -> NDArray[np.bool_]:
+        """Which values occur, (channels, 256)."""
+        found = np.zeros((self.channels, 256), np.bool_)
+        for c, count in enumerate(self.counts):
+            found[c, self.values[c, :count]] = True
+        return found
+
+    @property
+    def certain(self) -> bool:
+        """Whether every channel has one value: the pixels are known, so they cost no bits and need no network."""
+        return bool((self.counts == 1).all())
+
+    @classmethod
+    def having(cls, occurring: NDArray[np.bool_]) -> Alphabet:
+        """That of values that occur, (channels, 256)."""
+        made = cls(
+            np.zeros((3, 256), np.int32), np.zeros((3, 257), np.int32), occurring.sum(1).astype(np.int64),
+            np.zeros((3, 256), np.uint8),
+        )  # fmt: skip
+        for c, row in enumerate(occurring):
+            values = np.flatnonzero(row)
+            made.values[c, : len(values)] = values
+            made.ranks[c, values] = np.arange(len(values))
+            made.middles[c, 1 : len(values)] = values[1:] + values[:-1]
+        return made
+
+    @classmethod
+    def of(cls, image: NDArray[np.uint8], channels: int) -> Alphabet:
+        """That of an image (H, W, 3)."""
+        occurring = np.zeros((channels, 256), np.bool_)
+        for top in range(0, len(image), _ROWS_AT_ONCE):
+            rows = image[top : top + _ROWS_AT_ONCE]
+            for c in range(channels):
+                occurring[c] |= np.bincount(rows[..., c].ravel(), minlength=256) > 0
+        return cls.having(occurring)
+
+
+# What is filled in here within a loop is one array, `mixture`, (3, K): means, inverse scales and weights of the
+# components of one channel of one pixel. A record made here numba would take, once inlined, for values nobody reads.
+
+
+@njit(cache=True, inline="always")
+def _below(edge, mixture):
+    """Sum of weight * sigmoid over the components, below an edge in 1 / MEAN_STEPS values."""
+    total = np.int64(0)
+    for i in range(mixture.shape[1]):
+        argument = ((edge - mixture[0, i]) * mixture[1, i] >> INVERSE_SHIFT) + _END
+        argument = min(max(argument, 0), _LAST)
+        index = argument >> FRACTION_BITS
+        left = _SIGMOID[index]
+        total += mixture[2, i] * (left + ((_SIGMOID[index + 1] - left) * (argument & _FRACTION_MASK) >> FRACTION_BITS))
+    return total
+
+
+@njit(cache=True, inline="always")
+def _components(params, channel, pred, red, green, mixture):
+    """Fill in the mixture of one channel of one pixel; red and green are residuals of the prediction."""
+    k = mixture.shape[1]
+    top = params[channel * k]
+    for i in range(1, k):
+        top = max(top, params[channel * k + i])
+    total = np.int64(0)
+    largest = -1
+    for i in range(k):
+        logit = params[channel * k + i]
+        if largest < 0 and logit == top:
+            largest = i
+        mixture[2, i] = EXP[min(np.int64(top) - np.int64(logit), _EXP_LAST)]
+        total += mixture[2, i]
+        shift = np.int64(0)
+        if channel == 1:
+            shift = np.int64(params[9 * k + i]) * red
+        elif channel == 2:
+            shift = np.int64(params[10 * k + i]) * red + np.int64(params[11 * k + i]) * green
+        mixture[0, i] = np.int64(params[(3 + channel) * k + i]) + pred * MEAN_STEPS + shift // _COUPLE
+        mixture[1, i] = INVERSE_SCALE[params[(6 + channel) * k + i]]
+    reciprocal = (np.int64(1) << 40) // total
+    rest = np.int64(_WEIGHT_TOTAL)
+    for i in range(k):
+        mixture[2, i] = mixture[2, i] * reciprocal >> 24
+        rest -= mixture[2, i]
+    mixture[2, largest] += rest
+
+
+@njit(cache=True, inline="always")
+def _cumulative(j, count, middles, mixture):
+    if j == 0:
+        return np.int64(0)
+    if j == count:
+        return np.int64(_TOTAL)
+    return (_below(np.int64(middles[j]) * _HALF, mixture) * (_TOTAL - count) >> _SUM_BITS) + j
+
+
+@njit(cache=True, parallel=True)
+def pixel_intervals(params, image, top, alphabet, starts, freqs):
+    """Intervals of a band's pixels.
+
+    Parameters
+    ----------
+    params : array of int16, shape (rows, W, 12 K)
+    image : array of uint8, shape (H, W, 3)
+    top : int
+        The image row of the band's first.
+    alphabet : Alphabet
+    starts, freqs : arrays of uint32, shape (rows, W, channels)
+        Receive the intervals. As a record numba would take a parallel loop that fills them for one without effect.
+    """
+    rows, width = params.shape[:2]
+    k = params.shape[2] // 12
+    counts, ranks, middles = alphabet.counts, alphabet.ranks, alphabet.middles
+    for r in prange(rows):
+        mixture = np.empty((3, k), np.int64)
+        y = top + r
+        for x in range(width):
+            red = np.int64(0)
+            green = np.int64(0)
+            for channel in range(len(counts)):
+                pred = predict(image, y, x, channel)
+                _components(params[r, x], channel, pred, red, green, mixture)
+                value = np.int64(image[y, x, channel])
+                j = np.int64(ranks[channel, value])
+                start = _cumulative(j, counts[channel], middles[channel], mixture)
+                end = _cumulative(j + 1, counts[channel], middles[channel], mixture)
+                starts[r, x, channel] = start
+                freqs[r, x, channel] = end - start
+                if channel == 0:
+                    red = value - pred
+                else:
+                    green = value - pred
+
+
+@njit(cache=True)
+def push_wavefront(stack, intervals, skew):
+    """Push a stage's intervals, arrays (rows, W, channels), so that they pop in wavefront order."""
+    starts, freqs = intervals.starts, intervals.freqs
+    heads, words, size = stack.heads, stack.words, stack.size[0]
+    rows, width, channels = starts.shape
+    lanes = len(heads)
+    for t in range(width + skew * (rows - 1) - 1, -1, -1):
+        first, end = rows_of_step(t, skew, rows, width)
+        for channel in range(channels - 1, -1, -1):
+            for y in range(end - 1, first - 1, -1):
+                lane = (y - first) % lanes
+                x = t - skew * y
+                start, freq = np.uint64(starts[y, x, channel]), np.uint64(freqs[y, x, channel])
+                size = push_one(heads, lane, words, size, start, freq)
+    stack.size[0] = size
+
+
+@njit(cache=True)
+def pop_step(stack, area, params, t, alphabet):
+    """Pop step t's pixels into the image, given their parameters; returns whether the stack held enough."""
+    image, top, skew = area.image, area.top, area.skew
+    first, end = rows_of_step(t, skew, area.bottom - top, image.shape[1])
+    heads, words, size = stack.heads, stack.words, stack.size[0]
+    lanes, channels = len(heads), len(alphabet.counts)
+    mixture = np.empty((3, params.shape[1] // 12), np.int64)
+    for channel in range(channels):
+        count = alphabet.counts[channel]
+        middles = alphabet.middles[channel]
+        for y in range(first, end):
+            x = t - skew * y
+            lane = (y - first) % lanes
+            pred = predict(image, top + y, x, channel)
+            red = np.int64(0)
+            green = np.int64(0)
+            if channel > 0:
+                red = np.int64(image[top + y, x, 0]) - predict(image, top + y, x, 0)
+            if channel > 1:
+                green = np.int64(image[top + y, x, 1]) - predict(image, top + y, x, 1)
+            _components(params[y - first], channel, pred, red, green, mixture)
+            cf = np.int64(heads[lane] & np.uint64(_MASK))
+            low, high = np.int64(0), np.int64(count)
+            start, stop = np.int64(0), np.int64(_TOTAL)
+            while high - low > 1:
+                middle = (low + high) >> 1
+                value = _cumulative(middle, count, middles, mixture)
+                if value <= cf:
+                    low, start = middle, value
+                else:
+                    high, stop = middle, value
+            size = pop_one(heads, lane, words, size, np.uint64(start), np.uint64(stop - start))
+            if size < 0:
+                return False
+            symbol = alphabet.values[channel, low]
+            image[top + y, x, channel] = symbol
+            if channels == 1:
+                image[top + y, x, 1] = symbol
+                image[top + y, x, 2] = symbol
+    stack.size[0] = size
+    return True
+
+
+@njit(cache=True, parallel=True)
+def run_network(net, area, features, caches, begin, end):
+    """The network over the steps ``begin`` to ``end - 1``; ``caches.params`` holds what it says of the last of them.
+
+    A step needs the pixels before it: to decode, run one step and pop it; with an image that is known, run all.
+    """
+    threads = caches.inputs.shape[0]
+    # The arrays hold so many rows; a share may need several rounds.
+    room = caches.inputs.shape[1]
+    for t in range(begin, end):
+        first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+        share = (last - first + threads - 1) // threads
+        if share <= 0:
+            continue
+        for thread in prange(threads):
+            low = first + thread * share
+            high = min(low + share, last)
+            while low < high:
+                stop = min(low + room, high)
+                network_rows(net, area, features, caches, thread, t, low, stop)
+                low = stop
+
+
+@njit(cache=True)
+def pop_wavefront(net, stack, area, features, caches, alphabet, begin, end):
+    """Pop the steps ``begin`` to ``end - 1`` of a stage; returns whether the stack held enough.
+
+    Parameters
+    ----------
+    net : models.exact.loops.Network
+    stack : Stack
+    area : models.exact.loops.Area
+    features : array of int16, shape (h, w, channels)
+        Of the stage; empty without z.
+    caches : models.exact.loops.Caches
+    alphabet : Alphabet
+    begin, end : int
+    """
+    for t in range(begin, end):
+        run_network(net, area, features, caches, t, t + 1)
+        if not pop_step(stack, area, caches.params, t, alphabet):
+            return False
+    return True
