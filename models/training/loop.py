@@ -212,14 +212,16 @@ class Trainer:
     schedule : Schedule
     folder : Path
         Where ``checkpoint.pt`` lies; it is read if it exists.
-    start : Path, optional
-        A checkpoint of another run to begin from: its weights, averages, optimisers and step.
+    start : Path or VLAE, optional
+        A checkpoint of another run to begin from: its weights, averages, optimisers and step. Or a model of this
+        configuration, from whose weights the schedule is run from its first step.
     device : str
     """
 
     def __init__(
-        self, config: VLAEConfig, schedule: Schedule, folder: Path, start: Path | None = None, device: str = "cpu"
-    ) -> None:
+        self, config: VLAEConfig, schedule: Schedule, folder: Path, start: Path | VLAE | None = None,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         torch.manual_seed(schedule.seed)
         side = VLAEConfig.Z_PATCH
         if config.z_channels and not config.image_size and schedule.crop % side:
@@ -238,6 +240,12 @@ class Trainer:
         self.weight = 1.0
         if self.path.exists():
             self.load(self.path, resume=True)
+        elif isinstance(start, VLAE):
+            changed = differences(json.loads(start.config.to_json()), json.loads(config.to_json()))
+            if changed:
+                raise UnknownModel(f"the model to start from: {changed}; leave out what it should be")
+            for module in (self.model, self.average):
+                module.load_state_dict(start.state_dict())
         elif start is not None:
             self.load(start, resume=False)
 
