@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from vlae_codec import __version__
+
 from .completion import completion
 from .compress import compress
 from .decompress import decompress
@@ -57,7 +59,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="vlae-codec")
+@click.version_option(__version__, prog_name="vlae-codec")
 def main() -> None:
     """Compress images without loss: photographs, and sets of small binary images.
 

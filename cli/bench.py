@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from vlae_codec.models import plan
 from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.exact.loops import set_threads
 
-from vlae_codec.coding.photo import PhotoCoder, set_threads
+from vlae_codec.coding.photo import PhotoCoder
 from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.registry import DEFAULT_MODEL, load_model
 from vlae_codec.stages import StageKind
@@ -81,7 +82,7 @@ def run(coder: PhotoCoder, picture: np.ndarray, rounds: int) -> None:
     network = sorted(coder.network_seconds(picture) for _ in range(rounds))[rounds // 2]
     macs, rate = multiply_adds(coder.config), matrix_rate()
     limit = 2 * macs * pixels / rate
-    print(f"{picture.shape[1]} x {picture.shape[0]}, {torch.get_num_threads()} threads, device {coder.parallel.device}")
+    print(f"{picture.shape[1]} x {picture.shape[0]}, {torch.get_num_threads()} threads, device {coder.device}")
     print(
         f"{macs:.0f} multiply-adds per pixel, matrix rate {rate / 1e9:.0f} GFLOP/s: "
         f"limit {pixels / limit / 1e6:.2f} MP/s"

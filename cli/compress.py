@@ -65,11 +65,11 @@ def compress(
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
     from vlae_codec import files, folders
-    from vlae_codec.coding.binary import BinaryCoder
     from vlae_codec.formats import archive
     from vlae_codec.formats import single as api
-    from vlae_codec.formats.archive import SEGMENT, find_images, is_array, load_array
-    from vlae_codec.formats.header import Reason
+    from vlae_codec.formats.archive import SEGMENT
+    from vlae_codec.images.io import Reason
+    from vlae_codec.images.sets import find_images, is_array, load_array
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
     if is_folder(output):
@@ -86,7 +86,7 @@ def compress(
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
     begun = time.monotonic()
     passes = 2 if verify else 1
-    if single and not isinstance(model.coder, BinaryCoder):
+    if single and not model.config.image_size:
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this is one image")
         source = files.read_bytes(sources[0])

@@ -20,10 +20,10 @@ from .options import complete_path, note
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 def export(checkpoint: Path, output: str, sources: tuple[Path, ...], no_z: bool, force: bool, quiet: bool) -> None:
     """Turn the averaged weights of CHECKPOINT into the exact integers that coding uses."""
-    from vlae_codec.models.exact.integer import model_id
     from vlae_codec.models.training.export import export_model, load_average, without_z
 
     from vlae_codec import files
+    from vlae_codec.registry import model_id
 
     files.check_writable(output, force)
     model, _ = load_average(checkpoint)

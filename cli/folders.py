@@ -120,7 +120,7 @@ def run_folder(
         raise VlaeError("standard input has no name that its output could have in a folder; name an output file")
     if force and batch.skip_existing:
         raise click.UsageError("--force replaces outputs that exist, --skip-existing keeps them: give one of them")
-    coding.load()  # What is wrong with the model is said once, not of every file.
+    coding.models.load()  # What is wrong with the model is said once, not of every file.
     jobs, threads = batch.workers(len(tasks), coding.threads)
     run = folders.compress if what == "compress" else folders.decompress
     done: list[Outcome] = []

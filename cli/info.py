@@ -19,27 +19,15 @@ def info(source: str, as_json: bool) -> None:
     The ELBO is the ideal code length: z under the prior, less the bits that z returned, plus the pixels. The file is
     that and the lanes, flush and header.
     """
-    import io
-
     from vlae_codec import files
-    from vlae_codec.formats import header as container
-    from vlae_codec.formats import single as api
-    from vlae_codec.formats.archive import Archive
-    from vlae_codec.formats.lossy import LossyFile
+    from vlae_codec.formats import kinds
 
-    data = files.read_bytes(source)
-    mode = container.mode_of(data)
-    if mode is container.Mode.ARCHIVE:
-        what = Archive(io.BytesIO(data)).info()
-    elif mode is container.Mode.LOSSY:
-        what = LossyFile.from_bytes(data).info()
-    else:
-        what = api.info(data)
+    what = kinds.info(files.read_bytes(source))
     if as_json:
         click.echo(json.dumps(what, indent=2))
-    elif mode is container.Mode.LOSSY:
+    elif what["mode"] == "lossy":
         _print_lossy(what)
-    elif mode is container.Mode.STORED:
+    elif what["mode"] == "stored":
         click.echo(
             f"{'stored':<16} {what['name'] or 'a source file'}, {what['stored_bytes']} bytes, as it is: {what['why']}"
         )

@@ -14,9 +14,10 @@ import click
 def list_images(source: Path, as_json: bool) -> None:
     """List the images in the archive SOURCE, in order, without decoding them."""
     from vlae_codec.errors import CorruptFile
-    from vlae_codec.formats.archive import Archive
+    from vlae_codec.formats.sections import Sections
 
-    with Archive.open(source) as archive:
+    with source.open("rb") as file:
+        archive = Sections(file)
         names = archive.names
         if as_json:
             click.echo(json.dumps({"images": names, "damaged": archive.damaged}, indent=2))

@@ -42,30 +42,28 @@ def lossy(
       vlae-codec decompress digits.vlae -o drawn.npy --seed 1
     """
     from vlae_codec import files
-    from vlae_codec.coding.binary import BinaryCoder
     from vlae_codec.errors import UnsupportedImage
-    from vlae_codec.formats import archive
     from vlae_codec.formats import lossy as codes
-    from vlae_codec.formats.archive import Source, find_images, is_array, load_array, open_binary, to_binary
     from vlae_codec.images import io as imaging
+    from vlae_codec.images.sets import Source, find_images, flat_images, is_array, load_array, open_binary, to_binary
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
     files.check_writable(output, force)
     use_threads(threads)
     model = load_model(model_name or DEFAULT_MODEL, device)
     options = {} if fidelity is None else {"fidelity": fidelity}
-    if not isinstance(model.coder, BinaryCoder):
+    if not model.config.image_size:
         if len(sources) > 1 or Path(sources[0]).is_dir() or is_array(sources[0]):
             raise UnsupportedImage("lossy takes one photograph at a time; many images need a model for binary images")
         image = imaging.open_image(files.read_bytes(sources[0]), sources[0])
         file = codes.encode_photograph(image, model, Path(sources[0]).name or "image", **options)
     elif len(sources) == 1 and is_array(sources[0]):
         array, found = load_array(Path(sources[0]), key)
-        bits, high = to_binary(archive.flat_images(array), model)
+        bits, high = to_binary(flat_images(array), model.config.image_size)
         file = codes.encode_images(bits, model, Source("array", high, shape=bits.shape, key=found), [], **options)
     else:
         paths = find_images([Path(source) for source in sources])
-        bits, source = open_binary(paths, model)
+        bits, source = open_binary(paths, model.config.image_size)
         file = codes.encode_images(bits, model, source, [name for name, _ in paths], **options)
     data = file.to_bytes()
     files.write_bytes(output, data, force)

@@ -51,7 +51,7 @@ def size_option(function: Command) -> Command:
 def use_threads(threads: int | None) -> None:
     """Apply ``--threads``."""
     if threads is not None:
-        from vlae_codec.coding.photo import set_threads
+        from vlae_codec.models.exact.loops import set_threads
 
         set_threads(threads)
 

@@ -31,12 +31,12 @@ def verify(
       vlae-codec verify backup --recursive
     """
     from vlae_codec.folders import Coding, find_packed
-    from vlae_codec.verify import verify as run
+    from vlae_codec.folders import verify as run
 
     paths = [path for _, path in find_packed(sources, batch.recursive)]
     jobs, threads = batch.workers(len(paths), threads)
     coding = Coding(model_name, device, threads)
-    coding.load()  # What is wrong with the model is said once, not of every file.
+    coding.models.load()  # What is wrong with the model is said once, not of every file.
     findings = []
     with files_bar(quiet, "verify", len(paths)) as update, closing(run(paths, coding, jobs=jobs)) as results:
         for finding in results:

@@ -24,7 +24,7 @@ from vlae_codec.entropy import cdf
 from vlae_codec.entropy.codecs import Gaussians
 from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError
 from vlae_codec.formats import lossy
-from vlae_codec.formats.archive import Source
+from vlae_codec.images.sets import Source
 from vlae_codec.stages import MAX_BATCH
 
 #: Inches and dots per inch: 1600 pixels, twice the width at which a README shows them.

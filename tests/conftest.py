@@ -16,7 +16,7 @@ from vlae_codec import Model, load_model
 from vlae_codec.formats import single as api
 from vlae_codec.formats.header import Header, Mode
 from vlae_codec.formats.single import encode_as
-from vlae_codec.images import io as imaging
+from vlae_codec.images import pixels
 from vlae_codec.stages import StageKind
 
 # Compiling a kernel takes seconds the first time that it is called; that says nothing about the test.
@@ -93,8 +93,8 @@ def picture(kind: str, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def vlae_file(image: Image.Image, way: StageKind, model: Model) -> bytes:
     """A file of mode vlae, even where a fallback would be smaller, with z coded in a given way."""
-    planes = imaging.to_planes(np.asarray(image))
-    header = Header(Mode.VLAE, *image.size, imaging.digest_of(image))
+    planes = pixels.to_planes(np.asarray(image))
+    header = Header(Mode.VLAE, *image.size, pixels.digest_of(image))
     return encode_as(way, *planes, header, model)
 
 

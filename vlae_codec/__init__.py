@@ -1,5 +1,10 @@
 """Learned lossless image compression: a Variational Lossy Autoencoder inside bits-back ANS coding."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 import vlae_codec.waiting  # noqa: F401  before torch and numba are loaded
 from vlae_codec.errors import (
     CorruptFile,
@@ -12,10 +17,12 @@ from vlae_codec.errors import (
     VerificationFailed,
     VlaeError,
 )
-from vlae_codec.formats.archive import Archive, archive_array, archive_files
-from vlae_codec.formats.single import compress, decompress, info
-from vlae_codec.plugins.torch import ImageDataset, SegmentSampler
-from vlae_codec.registry import Model, load_model
+
+if TYPE_CHECKING:
+    from vlae_codec.formats.archive import Archive, archive_array, archive_files
+    from vlae_codec.formats.single import compress, decompress, info
+    from vlae_codec.plugins.torch import ImageDataset, SegmentSampler
+    from vlae_codec.registry import Model, load_model
 
 __all__ = [
     "Archive",
@@ -39,3 +46,22 @@ __all__ = [
     "load_model",
 ]
 __version__ = "0.1.0"
+
+#: Where each name is that is imported when it is first asked for, so that a command loads what it needs.
+_HOMES = {
+    "Archive": "formats.archive", "archive_array": "formats.archive", "archive_files": "formats.archive",
+    "compress": "formats.single", "decompress": "formats.single", "info": "formats.single",
+    "ImageDataset": "plugins.torch", "SegmentSampler": "plugins.torch", "Model": "registry", "load_model": "registry",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from vlae_codec.coding.binary import BinaryCoder, pixel_bits
 from vlae_codec.coding.latent import draw_posterior, gaussian_bits
 from vlae_codec.entropy.codecs import Gaussians
-from vlae_codec.errors import UnknownModel
 from vlae_codec.formats import archive
 from vlae_codec.registry import Model
 from vlae_codec.stages import MAX_BATCH, Progress, no_progress
@@ -85,9 +84,7 @@ def evaluate(
     ``bits_per_dim``, ``importance`` (None, or ``nats``, ``standard_error``, ``samples``, ``images``), and ``archive``
     (``bytes``, ``nats``, ``bits``, ``over_elbo``: how much larger than the ELBO, as a share).
     """
-    coder = model.coder
-    if not isinstance(coder, BinaryCoder):
-        raise UnknownModel(f"model {model.name} is for photographs; eval is for models of binary images")
+    coder = model.binary
     rng = np.random.default_rng(seed)
     sums = np.zeros(3)
     for first in range(0, len(images), MAX_BATCH):

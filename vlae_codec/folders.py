@@ -1,4 +1,4 @@
-"""Whole folders: one .vlae file for each image and back, in worker processes."""
+"""Many files in worker processes: one .vlae file for each image and back, and checks that write nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlae_codec.coding.photo import set_threads
-from vlae_codec.errors import UnsupportedImage, VlaeError, describe
-from vlae_codec.formats import header as container
-from vlae_codec.formats import single as api
-from vlae_codec.formats.header import Mode
+from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError, describe
+from vlae_codec.formats import image, kinds, single
 from vlae_codec.images import io as imaging
-from vlae_codec.registry import Model, find_model, load_model
+from vlae_codec.images.pixels import MAX_PIXELS
+from vlae_codec.registry import Models
 from vlae_codec.workers import run_each
 
 from . import files
@@ -45,7 +43,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Coding:
-    """How the files of a run are coded; see `api.compress_file` for the last four.
+    """How the files of a run are coded; see `single.compress_file` for the last four.
 
     Attributes
     ----------
@@ -62,19 +60,22 @@ class Coding:
     pixels: bool = False
     strip: bool = False
     verify: bool = True
-    max_pixels: int = container.MAX_PIXELS
+    max_pixels: int = MAX_PIXELS
 
     def start(self) -> None:
-        """Make a process ready for `load`: the threads set, the model loaded, which the registry then keeps."""
+        """Make a process ready: the threads set, the model loaded, which the registry then keeps."""
         if self.threads is not None:
+            from vlae_codec.models.exact.loops import set_threads
+
             set_threads(self.threads)
         # What is wrong with the model is said of the first file.
         with contextlib.suppress(VlaeError, OSError, MemoryError):
-            self.load()
+            self.models.load()
 
-    def load(self) -> Model | None:
-        """The model, if one is named."""
-        return load_model(self.model, self.device) if self.model else None
+    @property
+    def models(self) -> Models:
+        """Which model, and where it runs."""
+        return Models(self.model, self.device)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def restored_name(name: str, original: str) -> str:
     name : str
         Of the .vlae file.
     original : str
-        Of what it held, by `api.restore_file`; empty for a PNG without a name.
+        Of what it held, by `single.restore_file`; empty for a PNG without a name.
 
     Examples
     --------
@@ -311,9 +312,9 @@ def _timed(task: Task, code: Callable[[bytes], tuple[str, bytes]]) -> _Coded:
 
 def _compress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
-        return task.name, api.compress_file(
-            data, task.source.name, coding.load(), pixels=coding.pixels, strip=coding.strip, verify=coding.verify,
-            max_pixels=coding.max_pixels,
+        return task.name, single.compress_file(
+            data, task.source.name, coding.models.load(), pixels=coding.pixels, strip=coding.strip,
+            verify=coding.verify, max_pixels=coding.max_pixels,
         )  # fmt: skip
 
     return _timed(task, code)
@@ -321,20 +322,64 @@ def _compress(coding: Coding, task: Task) -> _Coded:
 
 def _decompress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
-        if container.mode_of(data) in (Mode.ARCHIVE, Mode.LOSSY):
+        if not kinds.is_single(data):
             raise VlaeError("an archive or a lossy file: restore it by a command of its own")
-        original, result = api.restore_file(data, model_for(data, coding), max_pixels=coding.max_pixels)
+        model = image.model_for(data, coding.models, coding.max_pixels)
+        original, result = single.restore_file(data, model, max_pixels=coding.max_pixels)
         return str(PurePosixPath(task.name).with_name(restored_name(task.source.name, original))), result
 
     return _timed(task, code)
 
 
-def model_for(data: bytes, coding: Coding) -> Model | None:
-    """The model for a single image's .vlae file, on the device that was chosen; None where none is needed."""
-    model = coding.load()
-    if model is None and container.mode_of(data) is Mode.VLAE:
-        model = find_model(container.read(data, coding.max_pixels)[0].model_id, coding.device)
-    return model
+@dataclass(frozen=True)
+class Finding:
+    """What a file's check found.
+
+    Attributes
+    ----------
+    source : str
+    status : str
+        ``ok``; ``failed``; or ``unchecked`` where the model that made the file is not here.
+    content : str, optional
+        Of files that are ok, such as ``vlae, 768 x 512, RGB``.
+    error : str, optional
+        Of the others.
+    """
+
+    source: str
+    status: str
+    content: str | None = None
+    error: str | None = None
+
+
+def verify(paths: Sequence[Path], coding: Coding, *, jobs: int = 0) -> Generator[Finding, None, None]:
+    """Decode .vlae files of every kind without writing anything.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    coding : Coding
+        Its model, if it names one, must be the one that made every file.
+    jobs : int
+        Worker processes; 0 for none: the work is done in this process.
+
+    Yields
+    ------
+    Finding of each file, in the order in which they end.
+    """
+    with contextlib.closing(run_each(functools.partial(_verify, coding), paths, jobs, coding.start)) as findings:
+        for path, finding in findings:
+            yield finding or Finding(str(path), "failed", error=DIED)
+
+
+def _verify(coding: Coding, path: Path) -> Finding:
+    try:
+        return Finding(str(path), "ok", kinds.check(files.read_bytes(path), coding.models))
+    except UnknownModel as error:
+        return Finding(str(path), "unchecked", error=f"cannot be checked: {describe(error)}")
+    except Exception as error:
+        # Whatever one file does, the others are still to be checked.
+        return Finding(str(path), "failed", error=describe(error, str(path)))
 
 
 def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:

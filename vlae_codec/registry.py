@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-import torch
-
-from vlae_codec.coding.binary import BinaryCoder
-from vlae_codec.coding.photo import PhotoCoder
 from vlae_codec.errors import UnknownModel
-from vlae_codec.models.exact.integer import IntegerModel, model_id
+
+if TYPE_CHECKING:
+    from vlae_codec.coding.binary import BinaryCoder
+    from vlae_codec.coding.photo import PhotoCoder
+    from vlae_codec.models.config import VLAEConfig
+    from vlae_codec.models.exact.integer import IntegerModel
 
 #: The model that compresses when none is named.
 DEFAULT_MODEL = "photo"
@@ -26,41 +29,96 @@ MAX_MODEL_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Model:
-    """A model that is loaded once and used for many images.
+    """A model that is loaded once and used for many images; its networks are made ready when they are first needed.
 
     Attributes
     ----------
     name : str
         The file's name without its suffix.
     id : bytes
-        What files made with this model hold, see `models.integer.model_id`.
-    coder : PhotoCoder or BinaryCoder
-        For photographs, or for binary images of one size.
+        What files made with this model hold, see `models.exact.integer.model_id`.
+    integers : IntegerModel
     data : bytes
         The model file.
+    device : str
+        Where the networks run.
     """
 
     name: str
     id: bytes
-    coder: PhotoCoder | BinaryCoder
+    integers: IntegerModel = field(repr=False)
     data: bytes = field(repr=False)
+    device: str = "cpu"
+
+    @property
+    def config(self) -> VLAEConfig:
+        """The networks' shape."""
+        return self.integers.config
+
+    @functools.cached_property
+    def coder(self) -> PhotoCoder | BinaryCoder:
+        """For photographs, or for binary images of one size."""
+        if self.config.image_size:
+            from vlae_codec.coding.binary import BinaryCoder
+
+            return BinaryCoder(self.integers, self.device)
+        from vlae_codec.coding.photo import PhotoCoder
+
+        return PhotoCoder(self.integers, self.device)
 
     @property
     def photographs(self) -> PhotoCoder:
         """The coder of a model for photographs; `UnknownModel` for another."""
-        if not isinstance(self.coder, PhotoCoder):
-            size = self.coder.config.image_size
+        size = self.config.image_size
+        if size:
             raise UnknownModel(
                 f"model {self.name} is for binary images of {size} x {size} pixels in archives, expected one for "
                 "photographs"
             )
-        return self.coder
+        return cast("PhotoCoder", self.coder)
+
+    @property
+    def binary(self) -> BinaryCoder:
+        """The coder of a model for binary images; `UnknownModel` for another."""
+        if not self.config.image_size:
+            raise UnknownModel(f"model {self.name} is for photographs, expected one for binary images")
+        return cast("BinaryCoder", self.coder)
 
     @property
     def window(self) -> dict[str, int]:
         """The decoder's local window in pixels."""
-        config = self.coder.config
-        return {"rows": config.window_rows, "left": config.window_left, "right": config.window_right}
+        return window_of(self.config)
+
+
+def window_of(config: VLAEConfig) -> dict[str, int]:
+    """A decoder's local window in pixels."""
+    return {"rows": config.window_rows, "left": config.window_left, "right": config.window_right}
+
+
+@dataclass(frozen=True)
+class Models:
+    """Which model codes files, and where it runs.
+
+    Attributes
+    ----------
+    name : str, optional
+        Name or path; None for those that made the files.
+    device : str
+    """
+
+    name: str | None = None
+    device: str = "auto"
+
+    def load(self) -> Model | None:
+        """The model, if one is named; raises as `load_model` does."""
+        return load_model(self.name, self.device) if self.name else None
+
+    def find(self, wanted: bytes) -> Model:
+        """The model with an id; `UnknownModel` if it is not here, or another is named."""
+        model = self.load()
+        if model is not None and model.id != wanted:
+            raise UnknownModel(f"the file was made with model {wanted.hex()}, not with {model.name} ({model.id.hex()})")
+        return model or find_model(wanted, self.device)
 
 
 def folders() -> list[Path]:
@@ -77,6 +135,11 @@ def _files() -> Iterator[Path]:
 
 def choose_device(device: str) -> str:
     """A torch device from ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; `UnknownModel` if this machine lacks it."""
+    if device == "cpu" or (device == "auto" and not _has_gpu()):
+        # torch is not loaded only to hear that it finds none: that takes a second, and decoding needs no torch.
+        return "cpu"
+    import torch
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -87,6 +150,11 @@ def choose_device(device: str) -> str:
     if not available:
         raise UnknownModel(f"device {device!r} is not available here; use auto, cpu, cuda or cuda:N")
     return device
+
+
+def _has_gpu() -> bool:
+    """Whether there may be a GPU that torch can use; on Linux its driver's device files tell."""
+    return os.name == "nt" or any(map(os.path.exists, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")))
 
 
 def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str = "auto") -> Model:
@@ -135,8 +203,23 @@ def _load(path: Path, changed: int, device: str) -> Model:
     return model_from_bytes(_read(path), path.stem, device)
 
 
+def model_id(data: bytes) -> bytes:
+    """The id of a model file: the first 8 bytes of its SHA-256."""
+    return hashlib.sha256(data).digest()[:8]
+
+
 def model_from_bytes(data: bytes, name: str, device: str = "auto") -> Model:
     """A model from the bytes of its file; raises as `load_model` does."""
-    model = IntegerModel.from_bytes(data)
-    kind = BinaryCoder if model.config.image_size else PhotoCoder
-    return Model(name, model_id(data), kind(model, choose_device(device)), data)
+    from vlae_codec.models.exact.integer import IntegerModel
+
+    return Model(name, model_id(data), IntegerModel.from_bytes(data), data, choose_device(device))
+
+
+def find_config(wanted: bytes) -> tuple[str, VLAEConfig] | None:
+    """The name and the configuration of the known model with an id, without loading it; None if there is none."""
+    from vlae_codec.models.exact.header import read_header
+
+    for path in _files():
+        if _id_of(path, path.stat().st_mtime_ns) == wanted:
+            return path.stem, read_header(_read(path))[1]
+    return None

@@ -12,7 +12,6 @@ runs at export and at load, and a model that fails it is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 
@@ -26,6 +25,8 @@ from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.plan import EXACT
 
 from vlae_codec.errors import UnknownModel, UnsafeModel
+
+from .header import KEY, read_header
 
 #: Smallest scale: hardware that flushes subnormal numbers to zero must not differ.
 SCALE_MIN = 2.0**-126
@@ -126,26 +127,20 @@ class IntegerModel:
             tensors[f"{name}.bias"] = layer.bias
             tensors[f"{name}.scale"] = layer.scale
         header = {
-            "vlae_codec_model": json.dumps(
-                {"version": MODEL_VERSION, "config": json.loads(self.config.to_json())}, sort_keys=True
-            )
+            KEY: json.dumps({"version": MODEL_VERSION, "config": json.loads(self.config.to_json())}, sort_keys=True)
         }
         return save_tensors(tensors, header)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> IntegerModel:
         """Read what `to_bytes` wrote. Runs no code from the file; checks every bound."""
-        try:
-            size = int.from_bytes(data[:8], "little")
-            header = json.loads(data[8 : 8 + size])["__metadata__"]["vlae_codec_model"]
-            meta = json.loads(header)
-            version, config_text = meta["version"], json.dumps(meta["config"])
-            tensors = load_tensors(data)
-        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UnknownModel(f"not a model of vlae-codec ({type(error).__name__})") from None
+        version, config = read_header(data)
         if version != MODEL_VERSION:
             raise UnknownModel(f"model file of version {version}, expected {MODEL_VERSION}")
-        config = VLAEConfig.from_json(config_text)
+        try:
+            tensors = load_tensors(data)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UnknownModel(f"not a model of vlae-codec ({type(error).__name__})") from None
         layers = {}
         for name, (_, _, low, high, *_) in plan.layers(config).items():
             try:
@@ -159,8 +154,3 @@ class IntegerModel:
                 )
             layers[name] = IntegerLayer(weight, bias, scale, low, high)
         return cls(config, layers)
-
-
-def model_id(data: bytes) -> bytes:
-    """The id of a model file: the first 8 bytes of its SHA-256."""
-    return hashlib.sha256(data).digest()[:8]

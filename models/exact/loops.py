@@ -7,11 +7,16 @@ multiplication must round as IEEE 754 says.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+import sys
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+import scipy.linalg.cython_blas  # noqa: F401  the library of compiled products, loaded before its threads are limited
+from numba import config as numba_config
+from numba import njit, prange, set_num_threads
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from vlae_codec.models.plan import NEIGHBOURS, STREAM_LIMIT, output_limits
 
 from .integer import IntegerLayer, IntegerModel
@@ -24,6 +29,23 @@ CHUNK = 256
 
 
 Floats = NDArray[np.float32]
+_threadpools = ThreadpoolController()
+
+
+def single_threaded_products() -> Any:
+    """A context in which a matrix product starts no threads: the loops around it already run on all of them."""
+    return _threadpools.limit(limits=1, user_api="blas")
+
+
+def set_threads(count: int) -> None:
+    """Use so many CPU threads; more than the machine's cores are cut to those."""
+    most = int(numba_config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    set_num_threads(min(count, most))
+    _threadpools.limit(limits=count, user_api="blas")
+    # torch reads the variable when it is loaded, which not every command does.
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
 
 
 class Network(NamedTuple):

@@ -16,7 +16,7 @@ from vlae_codec.cli import main
 
 import vlae_codec
 from vlae_codec import load_model
-from vlae_codec.images import io as imaging
+from vlae_codec.formats import single as api
 from vlae_codec.stages import StageKind
 
 TINY = str(GOLDEN / "tiny.safetensors")
@@ -263,8 +263,8 @@ def test_a_picture_that_comes_back_different_is_never_written(tmp_path: Path, mo
     source = tmp_path / "part.png"
     with Image.open(EXAMPLES / "lake.png") as image:
         image.crop((200, 150, 300, 250)).save(source)
-    original = imaging.from_planes
-    monkeypatch.setattr(imaging, "from_planes", lambda planes, *rest: original(planes ^ 1, *rest))
+    original = api.from_planes
+    monkeypatch.setattr(api, "from_planes", lambda planes, *rest: original(planes ^ 1, *rest))
     result = call("compress", source, "-o", tmp_path / "out.vlae")
     check_refused(result, tmp_path, "does not decode to the image given")
 

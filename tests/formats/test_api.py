@@ -128,7 +128,7 @@ def test_other_arrays_are_refused(array: np.ndarray, tiny_model: Model) -> None:
 
 
 def test_a_wrong_picture_is_found_by_verification(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imaging, "from_planes", lambda planes, *rest: planes ^ 1)
+    monkeypatch.setattr(api, "from_planes", lambda planes, *rest: planes ^ 1)
     monkeypatch.setattr(api, "_fallback_may_win", lambda image, size: False)
     with pytest.raises(VerificationFailed):
         vlae_codec.compress(picture("smooth", 20, 20), tiny_model)

@@ -13,7 +13,9 @@ from PIL import Image
 
 from vlae_codec import Archive, Model, load_model
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedImage, UnsupportedVersion, VlaeError
-from vlae_codec.formats.archive import archive_array, archive_files, check_names, extract, find_images, load_array
+from vlae_codec.fields import check_names
+from vlae_codec.formats.archive import archive_array, archive_files, extract
+from vlae_codec.images.sets import find_images, load_array
 
 
 def open_bytes(data: bytes, model: Model | None = None) -> Archive:
@@ -176,7 +178,7 @@ def test_a_name_twice() -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 7, 8), np.uint8), r"expected \(8, 8\) for model tiny-binary"),
+        (np.zeros((3, 7, 8), np.uint8), r"expected \(8, 8\) for this model"),
         (np.full((3, 8, 8), 2, np.uint8), "expected 0 and 1"),
         (np.zeros((3, 8, 8), np.float32), "array of float32"),
         (np.zeros((8, 8), np.uint8), r"shape \(8, 8\)"),

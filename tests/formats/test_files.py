@@ -18,7 +18,7 @@ from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
 from vlae_codec.formats.header import Reason
 from vlae_codec.images import fallback
-from vlae_codec.images import io as imaging
+from vlae_codec.images.pixels import to_planes
 
 SUITE = Path(__file__).parent.parent / "data" / "pngsuite.zip"
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -157,7 +157,7 @@ def test_alpha_is_coded_beside_the_model(mode: str, tiny_model: Model) -> None:
         if what["mode"] != "fallback":
             assert what["bits"]["alpha"] >= 16
     values = np.asarray(colour)
-    planes, kind = imaging.to_planes(values)
+    planes, kind = to_planes(values)
     header = container.Header(container.Mode.VLAE, 100, 120, fallback.digest_of(colour))
     header.alpha = api._encode_alpha(values)
     data = api.encode_as(api.StageKind.WITHOUT_Z, planes, kind, header, tiny_model)

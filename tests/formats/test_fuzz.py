@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import IntegerModel
 
-from vlae_codec import Archive, Model, load_model
+from vlae_codec import Archive, Model, fields, load_model
 from vlae_codec.errors import CorruptFile, UnknownModel, UnsafeModel, UnsupportedImage, VlaeError
-from vlae_codec.formats import archive, lossy
+from vlae_codec.formats import archive, lossy, sections
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
 from vlae_codec.formats.header import FallbackKind, Header, Mode
+from vlae_codec.images import sets
 
 #: Of each kind, the files that show most; the script takes all.
 CHOSEN = {
@@ -114,7 +115,7 @@ def test_text_that_is_no_text() -> None:
     with pytest.raises(CorruptFile, match="metadata cannot be read"):
         container.read(container.write(header, b""))
     with pytest.raises(UnsupportedImage, match="no text in UTF-8"):
-        archive.check_names(["\ud800.png"])
+        fields.check_names(["\ud800.png"])
 
 
 def resealed(parts: list[tuple[int, bytes]]) -> Archive:
@@ -129,16 +130,16 @@ def parts(binary_model: Model) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize("shape", [(10, 4, 16), (10, 8, 9), (10, 8, 8, 3)])
 def test_an_array_of_another_shape_than_its_images(parts: list[tuple[int, bytes]], shape: tuple[int, ...]) -> None:
-    head = zlib.compress(json.dumps(archive.Source("array", 1, shape=shape).to_json()).encode())
+    head = zlib.compress(json.dumps(sets.Source("array", 1, shape=shape).to_json()).encode())
     with pytest.raises(CorruptFile, match=r"an image of shape \(8, 8\) in an array"):
-        resealed([(archive.Tag.HEAD, head), *parts[1:]]).array()
+        resealed([(sections.Tag.HEAD, head), *parts[1:]]).array()
 
 
 @pytest.mark.parametrize("place", [10**9, 2**63, 2**64 - 1])
 def test_an_index_that_is_nowhere(parts: list[tuple[int, bytes]], place: int) -> None:
     data = mutate.assemble(parts, mutate.index_of(parts))[:-20]
     where = place.to_bytes(8, "little")
-    broken = Archive(io.BytesIO(data + where + zlib.crc32(where).to_bytes(4, "little") + archive.END))
+    broken = Archive(io.BytesIO(data + where + zlib.crc32(where).to_bytes(4, "little") + sections.END))
     assert f"a section at byte {place} of a file" in broken.damaged[0]
     assert len(broken) == 10
 
@@ -155,7 +156,7 @@ def test_counts_that_an_archive_cannot_hold(parts: list[tuple[int, bytes]], coun
 
 
 def test_a_section_that_is_none_of_what_the_index_says(parts: list[tuple[int, bytes]]) -> None:
-    index = mutate.index_of(parts).replace(bytes([archive.Tag.CHAIN]), bytes([archive.Tag.SINGLE]), 1)
+    index = mutate.index_of(parts).replace(bytes([sections.Tag.CHAIN]), bytes([sections.Tag.SINGLE]), 1)
     with pytest.raises(CorruptFile):
         Archive(io.BytesIO(mutate.assemble(parts, index))).array()
 
@@ -168,21 +169,21 @@ def test_a_batch_is_never_larger_than_an_encoder_makes_it(binary_model: Model) -
     changed = body[:1] + many + body[2:20] + one + container.write_varint(1 << 22 | 2) + body[22:]
     assert body[1:2] == one
     assert body[20:22] == b"\x01\x06"
-    found = [(archive.Tag.HEAD, parts[0][1]), (tag, changed)]
+    found = [(sections.Tag.HEAD, parts[0][1]), (tag, changed)]
     with pytest.raises(CorruptFile):
         resealed(found).check()
-    segment = archive.Segment(archive.Tag.CHAIN, 0, 0, 1 << 20)
+    segment = sections.Segment(sections.Tag.CHAIN, 0, 0, 1 << 20)
     reader = Archive(io.BytesIO(mutate.assemble(parts, mutate.index_of(parts))), None, "cpu")
-    reader._section_at = lambda offset, *wanted: (tag, changed, 0)  # type: ignore[method-assign]
+    reader.section_at = lambda offset, *wanted: (tag, changed, 0)  # type: ignore[method-assign]
     with pytest.raises(CorruptFile, match="a batch is"):
-        reader._chain(segment)
+        reader.chain(segment)
 
 
 def test_a_batch_without_z_among_those_with() -> None:
     model = load_model(GOLDEN / "tiny-binary-vae.safetensors", "cpu")
     packed = archive.archive_array(binary_images(7, 8), model)
     reader = Archive(io.BytesIO(packed), model)
-    batches = reader._chain(reader.segments[0]).batches
+    batches = reader.chain(reader.segments[0]).batches
     assert len(batches) > 1
     # The last batch's kind is the lowest two bits of its one byte.
     parts = mutate.sections(packed)[:-1]
@@ -233,7 +234,7 @@ def test_a_huge_image_in_a_few_bytes_takes_no_memory(size: tuple[int, int], mode
 
 
 def test_a_huge_count_in_a_lossy_file_takes_no_memory(binary_model: Model) -> None:
-    file = lossy.encode_images(binary_images(2, 8), binary_model, archive.Source(), [], fidelity=9.0)
+    file = lossy.encode_images(binary_images(2, 8), binary_model, sets.Source(), [], fidelity=9.0)
     file.head["count"] = container.MAX_PIXELS // 64
     with mutate.limits(), pytest.raises(CorruptFile, match="z ends too soon"):
         lossy.reconstruct(lossy.LossyFile.from_bytes(file.to_bytes()), binary_model)

@@ -16,7 +16,7 @@ from vlae_codec.entropy import cdf
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedVersion, VlaeError
 from vlae_codec.evaluate import evaluate, importance_nll
 from vlae_codec.formats import lossy
-from vlae_codec.formats.archive import Source
+from vlae_codec.images.sets import Source
 
 
 def coded(model: Model, images: np.ndarray, **options: float) -> lossy.LossyFile:

@@ -44,9 +44,12 @@ from vlae_codec.formats import header as container  # noqa: E402
 from vlae_codec.formats import lossy  # noqa: E402
 from vlae_codec.formats import single as api  # noqa: E402
 from vlae_codec.formats.header import FallbackKind, Header, Mode, Reason, write_varint  # noqa: E402
+from vlae_codec.formats.sections import END, END_BYTES, ArchiveWriter, Tag, binary_digest  # noqa: E402
 from vlae_codec.images import fallback  # noqa: E402
 from vlae_codec.images import io as imaging  # noqa: E402
 from vlae_codec.images.metadata import metadata_of  # noqa: E402
+from vlae_codec.images.pixels import to_planes  # noqa: E402
+from vlae_codec.images.sets import Source  # noqa: E402
 from vlae_codec.stages import StageKind  # noqa: E402
 
 #: Most seconds and bytes of memory that one mutant may take.
@@ -118,10 +121,10 @@ def made() -> dict[str, bytes]:
         "wide": _fallback(Image.new("I;16", (9, 9), 700), FallbackKind.PNG),
     }  # fmt: skip
     header = Header(Mode.VLAE, *grey.size, fallback.digest_of(grey), metadata_of(grey))
-    planes = imaging.to_planes(np.asarray(grey))
+    planes = to_planes(np.asarray(grey))
     files["metadata"] = api.encode_as(StageKind.PLAIN_Z, *planes, header, model)
     header = Header(Mode.VLAE, *rgba.size, fallback.digest_of(rgba), alpha=api._encode_alpha(np.asarray(rgba)))
-    files["alpha"] = api.encode_as(StageKind.WITHOUT_Z, *imaging.to_planes(np.asarray(rgba)), header, model)
+    files["alpha"] = api.encode_as(StageKind.WITHOUT_Z, *to_planes(np.asarray(rgba)), header, model)
     files["stored"] = container.write_stored(Reason.SMALLEST, "a.png", fallback.saved(grey, "PNG"))
     words = PngInfo()
     words.add_text("Author", "somebody", zip=True)
@@ -139,20 +142,20 @@ def made() -> dict[str, bytes]:
     small = Image.fromarray(picture("smooth", 20, 24))
     files["small"] = vlae_file(small, StageKind.BITS_BACK, model)
     files["small-gaps"] = vlae_file(Image.fromarray(picture("gaps", 9, 12)), StageKind.PLAIN_Z, model)
-    writer = archives.ArchiveWriter(archives.Source(), model, embed=True)
+    writer = ArchiveWriter(Source(), model, embed=True)
     for name, data in (("a.png", vlae_file(small, StageKind.BITS_BACK, model)), ("b/c.png", files["webp"])):
         writer.add_single(data, name)
     files["archive-singles"] = writer.finish()
-    writer = archives.ArchiveWriter(archives.Source("array", shape=(2, 20, 24, 3)), model)
+    writer = ArchiveWriter(Source("array", shape=(2, 20, 24, 3)), model)
     for _ in range(2):
         writer.add_single(vlae_file(small, StageKind.PLAIN_Z, model), "")
     files["archive-single-array"] = writer.finish()
     bits = binary_images(12, 8)
-    writer = archives.ArchiveWriter(archives.Source("files", 255, "1"), binary)
+    writer = ArchiveWriter(Source("files", 255, "1"), binary)
     for first in (0, 6):
         writer.add_chain(bits[first : first + 6], [f"{i}.png" for i in range(first, first + 6)])
     files["archive-names"] = writer.finish()
-    writer = archives.ArchiveWriter(archives.Source("array", 1, shape=(3, 8, 8)), binary)
+    writer = ArchiveWriter(Source("array", 1, shape=(3, 8, 8)), binary)
     writer.add_chain(bits[:3], [])
     files["archive-chain"] = writer.finish()
     files["lossy-photograph"] = lossy.encode_photograph(small, model, "a.png").to_bytes()
@@ -214,7 +217,7 @@ def _flat(image: Any) -> bytes:
 def _archive(name: str, data: bytes) -> Subject:
     sound = Archive(io.BytesIO(data), None, "cpu")
     expected = [_flat(image) for image in sound]
-    bits = {archives.binary_digest(sound.binary_segment(s)) for s in sound.segments if s.tag is archives.Tag.CHAIN}
+    bits = {binary_digest(sound.binary_segment(s)) for s in sound.segments if s.tag is Tag.CHAIN}
     array = sound.array() if sound.source.kind == "array" else None
 
     def decode(mutant: bytes, repaired: bool) -> str:
@@ -232,17 +235,17 @@ def _archive(name: str, data: bytes) -> Subject:
         if way == 1:
             return "partly restored" if archive.check() or info else "same pixels"
         result = "same pixels"
-        for segment in archive.segments:
+        for number, segment in enumerate(archive.segments):
             try:
                 image = _flat(archive[segment.first])
-                chain = archive._cache[1] if segment.tag is archives.Tag.CHAIN and archive._cache else None
+                chain = archive._decoded.get(number)
             except VlaeError:
                 result = "partly restored"
                 continue
             # The sections' checksums alone hold their order, what stands for a one, and the mode.
             if not repaired and image != expected[segment.first]:
                 raise WrongResult(f"image {segment.first} is another one")
-            if chain is not None and archives.binary_digest(chain) not in bits:
+            if chain is not None and binary_digest(chain) not in bits:
                 raise WrongResult(f"other images from {segment.first} on")
         return result
 
@@ -297,7 +300,7 @@ def _model(path: Path) -> Subject:
 
 def sections(data: bytes) -> list[tuple[int, bytes]]:
     """Tags and bodies of an archive's sections but its index, as far as their lengths lead."""
-    found, reader = [], container.Reader(data[: -archives.END_BYTES])
+    found, reader = [], container.Reader(data[:-END_BYTES])
     reader.at = 10
     try:
         while reader.at < len(reader.data):
@@ -317,15 +320,15 @@ def assemble(parts: list[tuple[int, bytes]], index: bytes) -> bytes:
         out += bytes([tag]) + write_varint(len(body)) + zlib.crc32(bytes([tag]) + body).to_bytes(4, "little") + body
     place = len(out).to_bytes(8, "little")
     out += bytes([5]) + write_varint(len(index)) + zlib.crc32(b"\5" + index).to_bytes(4, "little") + index
-    return bytes(out) + place + zlib.crc32(place).to_bytes(4, "little") + archives.END
+    return bytes(out) + place + zlib.crc32(place).to_bytes(4, "little") + END
 
 
 def index_of(parts: list[tuple[int, bytes]], rng: random.Random | None = None) -> bytes:
     """The index of sections; with ``rng``, one of its numbers is replaced."""
     numbers, last, at = [len(parts)], 0, 10
     for tag, body in parts:
-        count = 1 if tag == archives.Tag.SINGLE else 0
-        if tag == archives.Tag.CHAIN:
+        count = 1 if tag == Tag.SINGLE else 0
+        if tag == Tag.CHAIN:
             try:
                 reader = container.Reader(body)
                 reader.varint("", 0, 1 << 60)
@@ -348,12 +351,12 @@ def repaired(data: bytes, kind: str, rng: random.Random) -> bytes:
     parts = sections(data)
     if rng.random() < 0.2 and parts:
         at = rng.randrange(len(parts))
-        if parts[at][0] == archives.Tag.SINGLE and len(parts[at][1]) > 20:
+        if parts[at][0] == Tag.SINGLE and len(parts[at][1]) > 20:
             # The file within has a checksum of its own.
             begin = parts[at][1].find(container.MAGIC)
             if begin >= 0:
                 parts[at] = (parts[at][0], parts[at][1][:begin] + repaired(parts[at][1][begin:], "image", rng))
-    if parts and parts[-1][0] == archives.Tag.INDEX:
+    if parts and parts[-1][0] == Tag.INDEX:
         last = parts.pop()[1]
         if rng.random() < 0.3:
             return assemble(parts, last)

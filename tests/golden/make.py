@@ -22,6 +22,7 @@ from vlae_codec.models.vlae import VLAE  # noqa: E402
 
 import vlae_codec  # noqa: E402
 from vlae_codec.formats import archive, lossy  # noqa: E402
+from vlae_codec.images.sets import Source  # noqa: E402
 from vlae_codec.stages import StageKind  # noqa: E402
 
 SHAPES = {
@@ -56,7 +57,7 @@ def write_binary(name: str, model: VLAE, path: Path) -> None:
     loaded = vlae_codec.load_model(path, "cpu")
     (HERE / f"{name}-array.vlae").write_bytes(archive.archive_array(images, loaded, segment=120, embed=True))
     if model.config.z_channels:
-        source = archive.Source("array", 1, shape=images.shape)
+        source = Source("array", 1, shape=images.shape)
         file = lossy.encode_images(images, loaded, source, [], fidelity=4.0)
         (HERE / f"{name}-lossy.vlae").write_bytes(file.to_bytes())
         np.save(HERE / f"{name}-drawn.npy", np.packbits(lossy.reconstruct(file, loaded, seed=7)))

@@ -13,10 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 
 import vlae_codec
 from vlae_codec import CorruptFile, Model, UnsupportedImage
-from vlae_codec.formats import header as container
 from vlae_codec.formats.header import FallbackKind
 from vlae_codec.images import fallback, metadata
 from vlae_codec.images import io as imaging
+from vlae_codec.images.pixels import check_size
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_deflated_payload_ends_where_it_says(change: Callable[[bytes], bytes])
 
 def test_sizes_beyond_the_limit_are_refused() -> None:
     with pytest.raises(UnsupportedImage, match="0 x 5 pixels"):
-        container.check_size((0, 5), "it")
+        check_size((0, 5), "it")
     header = b"P5 40000 40000 255\n"
     with pytest.raises(UnsupportedImage, match=r"40000 x 40000 pixels|exceeds limit"):
         imaging.open_image(header, "huge")

@@ -115,7 +115,7 @@ def serial_params(coder: PhotoCoder, image: np.ndarray, stage: Stage, features: 
         features = coder._no_features()
     rows, width = out.shape[:2]
     for t in range(steps):
-        wavefront.run_network(coder.parallel.arrays, area, features, caches, t, t + 1)
+        wavefront.run_network(coder.arrays, area, features, caches, t, t + 1)
         first, last = loops.rows_of_step(t, area.skew, rows, width)
         for y in range(first, last):
             out[y, t - area.skew * y] = caches.params[y - first]

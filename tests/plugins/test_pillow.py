@@ -18,7 +18,8 @@ from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
 from vlae_codec.formats.header import FallbackKind, Header, Mode
 from vlae_codec.images import io as imaging
-from vlae_codec.images.fallback import digest_of
+from vlae_codec.images.pixels import digest_of
+from vlae_codec.images.sets import find_images
 from vlae_codec.stages import StageKind
 
 pytestmark = pytest.mark.usefixtures("model_wins")
@@ -170,7 +171,7 @@ def test_the_codec_does_not_take_its_own_files_for_images(packed: Path) -> None:
     with pytest.raises(vlae_codec.UnsupportedImage, match=r"in\.vlae is already a \.vlae file"):
         imaging.open_image(packed.read_bytes(), "in.vlae")
     (packed.parent / "a.png").write_bytes((GOLDEN / "grey.png").read_bytes())
-    assert [name for name, _ in archive.find_images([packed.parent])] == ["a.png"]
+    assert [name for name, _ in find_images([packed.parent])] == ["a.png"]
     with pytest.raises(vlae_codec.UnsupportedImage, match="no image format for the suffix '.vlae'"):
         imaging.encode_output(Image.new("L", (4, 4)), ".vlae")
 

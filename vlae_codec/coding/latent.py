@@ -16,13 +16,11 @@ from vlae_codec.entropy import cdf, kernels
 from vlae_codec.entropy.ans import Message
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals, bits_back
 from vlae_codec.errors import CorruptFile, EmptyMessage
-from vlae_codec.stages import Costs, StageKind, Timer, wavefront
+from vlae_codec.stages import MAX_EXPONENT, Costs, StageKind, Timer, wavefront
 
 #: Images whose prior is computed together, so that a number that is only claimed takes no memory before the message
 #: runs dry.
 PART = 4096
-#: Largest exponent of a lattice's step: a bin then is as wide as the grid.
-MAX_EXPONENT = 8
 
 Z = NDArray[np.int64]
 

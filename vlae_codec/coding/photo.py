@@ -5,33 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-import torch
-from numba import config as numba_config
-from numba import get_num_threads, set_num_threads
+from numba import get_num_threads
 from numpy.typing import NDArray
 
-from vlae_codec.blas import single_threaded_products
 from vlae_codec.entropy import cdf
 from vlae_codec.entropy.ans import Message
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals
 from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import IntegerModel
-from vlae_codec.models.exact.loops import Area, Caches
-from vlae_codec.models.exact.networks import PriorPass
-from vlae_codec.models.exact.photo import PhotoNetworks
+from vlae_codec.models.exact.loops import Area, Caches, network_arrays, single_threaded_products
+from vlae_codec.models.exact.networks import PatchNetworks, PriorPass
 from vlae_codec.stages import Coded, Costs, Progress, Stage, StageKind, Timer, affordable_rows, no_progress
 
 from . import latent, wavefront
 from .wavefront import Alphabet
 
+if TYPE_CHECKING:
+    from vlae_codec.models.exact.photo import PhotoNetworks
+
 #: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each.
 STAGE_PIXELS = 1 << 23
-#: Subpixels below which every way of coding z is tried, and the smallest kept.
-SMALL = 3 * 192 * 192
 
 
 def lanes_for(subpixels: int) -> int:
@@ -66,8 +64,21 @@ class PhotoCoder:
     def __init__(self, model: IntegerModel, device: str = "cpu") -> None:
         self.model = model
         self.config = config = model.config
-        self.parallel = PhotoNetworks(model, device)
+        self.device = device
+        self.arrays = network_arrays(model)
         self.prior = PriorPass(model) if config.z_channels else None
+
+    @cached_property
+    def parallel(self) -> PhotoNetworks:
+        """The networks by torch: those that encode, and on a GPU those around z."""
+        # Here, as torch is slow to load and decoding on a CPU needs none of it.
+        from vlae_codec.models.exact.photo import PhotoNetworks
+
+        return PhotoNetworks(self.model, self.device)
+
+    @cached_property
+    def _around_z(self) -> PhotoNetworks | PatchNetworks:
+        return PatchNetworks(self.model) if self.device == "cpu" else self.parallel
 
     def encode(
         self, image: NDArray[np.uint8], alphabet: Alphabet, kind: StageKind, progress: Progress = no_progress
@@ -199,7 +210,7 @@ class PhotoCoder:
 
     def posterior(self, rows: NDArray[np.uint8]) -> Gaussians:
         """q(z | x) of an image, or of a stage's rows, shape (1, h, w, z_channels)."""
-        return Gaussians(*(part[None] for part in self.parallel.posterior(rows)))
+        return Gaussians(*(part[None] for part in self._around_z.posterior(rows)))
 
     def _posterior(self, canvas: Canvas, rows: NDArray[np.uint8]) -> Gaussians:
         timer = Timer(canvas.costs)
@@ -213,7 +224,7 @@ class PhotoCoder:
         features = None
         if z is not None and not alphabet.certain:
             timer = Timer(costs)
-            features = self.parallel.features(z[0])
+            features = self._around_z.features(z[0])
             timer("z")
 
         def push(message: Message, rows: NDArray[np.uint8]) -> None:
@@ -273,7 +284,7 @@ class PhotoCoder:
         for begin, end in strides(steps):
             with single_threaded_products():
                 enough = wavefront.pop_wavefront(
-                    self.parallel.arrays, message.stack, area, features, caches, alphabet, begin, end
+                    self.arrays, message.stack, area, features, caches, alphabet, begin, end
                 )
             latent.check_enough(enough)
             now = stage.count * width * end // steps
@@ -288,7 +299,7 @@ class PhotoCoder:
         caches = self._caches(area)
         for begin, end in strides(steps):
             with single_threaded_products():
-                wavefront.run_network(self.parallel.arrays, area, self._no_features(), caches, begin, end)
+                wavefront.run_network(self.arrays, area, self._no_features(), caches, begin, end)
         return time.perf_counter() - begun
 
     def _area(self, image: NDArray[np.uint8], stage: Stage) -> tuple[Area, int]:
@@ -299,9 +310,15 @@ class PhotoCoder:
     def _caches(self, area: Area) -> Caches:
         """What the step-by-step pass keeps of an area, made of the rows above it."""
         caches = Caches.of(self.model, area, get_num_threads())
-        if area.top:
-            for _ in self.parallel.bands(area.image, area.top, area.top, None, caches.boundary):
-                pass
+        halo = min(self.model.halo, area.top)
+        if halo:
+            # Of the rows above it nothing is needed, so nothing lies above the halo.
+            above = Area(area.image, area.top - halo, area.top, area.skew)
+            with single_threaded_products():
+                wavefront.fill_boundary(
+                    self.arrays, above, self._no_features(), Caches.of(self.model, above, get_num_threads()),
+                    caches.boundary,
+                )  # fmt: skip
         return caches
 
     def _no_features(self) -> NDArray[np.int16]:
@@ -313,10 +330,3 @@ def strides(steps: int) -> Iterator[tuple[int, int]]:
     stride = max(64, steps // 200)
     for begin in range(0, steps, stride):
         yield begin, min(begin + stride, steps)
-
-
-def set_threads(count: int) -> None:
-    """Use so many CPU threads; more than the machine's cores are cut to those."""
-    torch.set_num_threads(count)
-    most = int(numba_config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    set_num_threads(min(count, most))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -14,19 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion
+from vlae_codec.fields import MAGIC, MAX_METADATA, VERSION, Reader, write_varint
+from vlae_codec.images.fallback import FallbackKind
+from vlae_codec.images.io import Reason
+from vlae_codec.images.pixels import MAX_PIXELS, MAX_SIDE, PixelKind, check_size
+from vlae_codec.images.rasters import Form
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.packing import pack, unpack
 from vlae_codec.stages import Stage, StageKind
 
-#: A byte that is no text, the name, and line ends that a transfer as text would change.
-MAGIC = b"\x89VLAE\r\n\x1a"
-VERSION = 1
-#: Largest image that is read or written unless a caller gives another limit, in pixels.
-MAX_PIXELS = 1 << 28
-#: Largest width and height that the format holds.
-MAX_SIDE = (1 << 31) - 1
-#: Largest metadata block after inflation, in bytes.
-MAX_METADATA = 1 << 24
 #: Longest name of a source file, in bytes of UTF-8.
 MAX_NAME = 255
 #: What stands for the kind of an alpha channel that has one value.
@@ -54,19 +49,6 @@ SOURCE = 16
 MAX_RECIPE = 1 << 30
 
 
-class Form(IntEnum):
-    """How a source file is made again from its pixels, see `vlae_codec.images.rasters`."""
-
-    #: Samples lie where a layout says.
-    RASTER = 0
-    #: The format's own encoder, whose choices are fixed.
-    QOI = 1
-    #: Filtered and deflated as it was.
-    PNG_EXACT = 2
-    #: The same pixels and chunks, deflated anew.
-    PNG = 3
-
-
 @dataclass(frozen=True)
 class SourceFile:
     """What a header holds of the file that the pixels were: its form, its name and all else that it held."""
@@ -74,62 +56,6 @@ class SourceFile:
     form: Form
     name: str
     recipe: bytes = field(repr=False)
-
-
-class PixelKind(IntEnum):
-    """What the coded channels mean."""
-
-    RGB = 0
-    #: RGB whose three channels are equal: one is coded.
-    GREY_AS_RGB = 1
-    #: Pillow's mode L.
-    GREY = 2
-    #: The same three with an alpha channel, which is coded by itself; `GREY_ALPHA` is Pillow's mode LA.
-    RGBA = 3
-    GREY_AS_RGBA = 4
-    GREY_ALPHA = 5
-
-    @property
-    def image_mode(self) -> str:
-        """Pillow's mode of the image."""
-        return ("RGB", "RGB", "L", "RGBA", "RGBA", "LA")[self]
-
-    @property
-    def has_alpha(self) -> bool:
-        """Whether an alpha channel is coded by itself."""
-        return self >= PixelKind.RGBA
-
-
-class FallbackKind(IntEnum):
-    """How a fallback's payload is coded."""
-
-    WEBP = 0
-    PNG = 1
-    DEFLATE = 2
-    JXL = 3
-
-
-class Reason(IntEnum):
-    """Why a source file is stored as it is."""
-
-    LOSSY = 0
-    SMALLEST = 1
-    DEPTH = 2
-    FRAMES = 3
-    FORMAT = 4
-    METADATA = 5
-
-    @property
-    def text(self) -> str:
-        """For people."""
-        return (
-            "its format loses pixels, and their exact values would take more bytes than the file",
-            "nothing smaller was found",
-            "it has more than 8 bits per channel",
-            "it has several frames",
-            "it cannot be made again exactly from its pixels",
-            "a file written anew would not hold all of its metadata",
-        )[self]
 
 
 @dataclass
@@ -167,24 +93,6 @@ class Header:
         return 3 if self.pixel_kind in (PixelKind.RGB, PixelKind.RGBA) else 1
 
 
-def pixel_digest(mode: str, size: tuple[int, int], parts: Iterable[bytes | memoryview]) -> bytes:
-    """The first 8 bytes of BLAKE2b over the Pillow mode, the size and the bytes of the pixels, part by part."""
-    state = hashlib.blake2b(f"{mode} {size[0]} {size[1]}\n".encode(), digest_size=8)
-    for part in parts:
-        state.update(part)
-    return state.digest()
-
-
-def check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse an image without pixels or with too many; `UnsupportedImage` says how to raise the limit."""
-    if size[0] * size[1] < 1 or max(size) > MAX_SIDE:
-        raise UnsupportedImage(f"{name} has {size[0]} x {size[1]} pixels, expected sides of 1 to {MAX_SIDE}")
-    if size[0] * size[1] > max_pixels:
-        raise UnsupportedImage(
-            f"{name} has {size[0]} x {size[1]} pixels, more than {max_pixels}; --max-pixels raises the limit"
-        )
-
-
 def mode_of(data: bytes) -> Mode:
     """The mode of a file from its first bytes; the errors of `read` if it has none."""
     if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2 or data[len(MAGIC)] != VERSION:
@@ -199,54 +107,6 @@ def _split_mode(reader: Reader) -> tuple[Mode, bool]:
     if mode >= len(Mode) or (value >= SOURCE and mode not in (Mode.VLAE, Mode.FALLBACK, Mode.STORED)):
         raise CorruptFile(f"the mode is {value}, which is none")
     return Mode(mode), value >= SOURCE
-
-
-def write_varint(value: int) -> bytes:
-    """A non-negative integer, seven bits a byte, lowest first, the top bit set on all but the last."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-class Reader:
-    """Takes fields off the front of some bytes; `CorruptFile` where there are too few."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def take(self, count: int, what: str) -> bytes:
-        """So many bytes."""
-        part = self.data[self.at : self.at + count]
-        if len(part) < count:
-            raise CorruptFile(f"file ends inside {what}: {len(part)} bytes found, {count} expected")
-        self.at += count
-        return part
-
-    def byte(self, what: str, count: int) -> int:
-        """One byte below ``count``."""
-        value = self.take(1, what)[0]
-        if value >= count:
-            raise CorruptFile(f"{what} is {value}, expected below {count}")
-        return value
-
-    def varint(self, what: str, low: int, high: int) -> int:
-        """A varint within low..high, in its shortest form."""
-        value = shift = 0
-        while True:
-            byte = self.take(1, what)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-            if shift > 63:
-                raise CorruptFile(f"{what} is too long a number")
-        if not low <= value <= high or (byte == 0 and shift):
-            raise CorruptFile(f"{what} is {value}, expected {low}..{high}")
-        return value
 
 
 def write(header: Header, payload: bytes) -> bytes:

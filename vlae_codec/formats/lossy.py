@@ -11,25 +11,31 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlae_codec.coding import latent
-from vlae_codec.coding.binary import BinaryCoder, sample_images
-from vlae_codec.coding.latent import MAX_EXPONENT
-from vlae_codec.coding.photo import PhotoCoder
+from vlae_codec import files
 from vlae_codec.entropy.ans import Message, random_message
-from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage
+from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VlaeError
+from vlae_codec.fields import Reader, check_names, inflate_json, write_varint
 from vlae_codec.images import io as imaging
-from vlae_codec.registry import Model, find_model
-from vlae_codec.stages import Costs, Progress, no_progress
+from vlae_codec.images.pixels import MAX_PIXELS, check_size, to_planes
+from vlae_codec.images.sets import Source, array_bytes, is_array
+from vlae_codec.registry import Model, Models, find_model
+from vlae_codec.stages import MAX_EXPONENT, Costs, Progress, no_progress
 
-from . import archive
 from . import header as container
-from .header import MAX_PIXELS, Mode, Reader, write_varint
+from .header import Mode
+from .request import Request
+
+if TYPE_CHECKING:
+    from vlae_codec.coding import latent
+    from vlae_codec.coding.binary import BinaryCoder
+    from vlae_codec.coding.photo import PhotoCoder
 
 #: How much a nat of log q(z | x) counts against a nat of code length when the lattice's steps are chosen.
 FIDELITY = 2.5
@@ -47,7 +53,7 @@ class LossyFile:
     Attributes
     ----------
     head : dict
-        ``source`` (see `archive.Source`), ``names``, ``size`` (width and height) and ``count``.
+        ``source`` (see `Source`), ``names``, ``size`` (width and height) and ``count``.
     model_id : bytes
     exponents : array of int64, shape (z_channels,)
         Steps of the lattice are 2^exponent bins of the grid of z.
@@ -102,7 +108,7 @@ class LossyFile:
         reader = Reader(data[:-4])
         reader.take(10, "the magic")
         model = reader.take(8, "the model id")
-        head = archive.inflate_json(reader.take(reader.varint("the head's length", 0, 1 << 24), "the head"), "the head")
+        head = inflate_json(reader.take(reader.varint("the head's length", 0, 1 << 24), "the head"), "the head")
         exponents = np.frombuffer(reader.take(reader.varint("the channels of z", 1, 64), "the steps"), np.uint8)
         kl, bits = (float(reader.varint("a code length", 0, 1 << 56)) for _ in range(2))
         payload = reader.take(reader.varint("the payload's length", 8, len(data)), "the payload")
@@ -115,42 +121,42 @@ class LossyFile:
 def _check_head(head: Any, max_pixels: int) -> None:
     if not isinstance(head, dict) or set(head) != {"source", "names", "size", "count"}:
         raise CorruptFile("the head of a lossy file has other fields than expected")
-    archive.Source.from_json(head["source"])
+    Source.from_json(head["source"])
     count, size, names = head["count"], head["size"], head["names"]
     whole = (
         all(type(n) is int and n > 0 for n in [count, *size]) if isinstance(size, list) and len(size) == 2 else False
     )
     if not whole:
         raise CorruptFile(f"a lossy file of {str(count)[:20]} images of {str(size)[:40]} pixels")
-    container.check_size((count * size[0], size[1]), "the file", max_pixels)
+    check_size((count * size[0], size[1]), "the file", max_pixels)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(names) not in (0, count):
         raise CorruptFile(f"the names are not {count} pieces of text")
-    archive.check_names(names, CorruptFile)
+    check_names(names, CorruptFile)
 
 
 def encode_images(
-    images: NDArray[np.uint8], model: Model, source: archive.Source, names: list[str], *, fidelity: float = FIDELITY,
+    images: NDArray[np.uint8], model: Model, source: Source, names: list[str], *, fidelity: float = FIDELITY,
 ) -> LossyFile:  # fmt: skip
     """The z of binary images (N, S, S) of zeros and ones."""
-    coder = model.coder
-    assert isinstance(coder, BinaryCoder)
-    size = coder.config.image_size
+    size = model.config.image_size
     head = {"source": source.to_json(), "names": names, "size": [size, size], "count": len(images)}
-    return _encode(head, model, images, coder, fidelity)
+    return _encode(head, model, images, model.binary, fidelity)
 
 
 def encode_photograph(image: Image.Image, model: Model, name: str, *, fidelity: float = FIDELITY) -> LossyFile:
     """The z of an RGB or grey photograph."""
     if image.mode not in ("RGB", "L"):
         raise UnsupportedImage(f"an image of mode {image.mode} has no lossy code, expected RGB or L")
-    source = archive.Source(mode="L").to_json()
+    source = Source(mode="L").to_json()
     head = {"source": source, "names": [name], "size": list(image.size), "count": 1}
-    return _encode(head, model, imaging.to_planes(np.asarray(image))[0], model.photographs, fidelity)
+    return _encode(head, model, to_planes(np.asarray(image))[0], model.photographs, fidelity)
 
 
 def _encode(
     head: dict[str, Any], model: Model, pixels: NDArray[np.uint8], coder: PhotoCoder | BinaryCoder, fidelity: float
 ) -> LossyFile:
+    from vlae_codec.coding import latent
+
     if not coder.config.z_channels:
         raise UnknownModel(f"model {model.name} has no z, so it has no lossy code")
     space, posterior = _space(head, coder), coder.posterior(pixels)
@@ -163,6 +169,8 @@ def _encode(
 
 def _space(head: dict[str, Any], coder: PhotoCoder | BinaryCoder) -> latent.Space:
     """Where z of a file's images lies; `CorruptFile` if the model codes others."""
+    from vlae_codec.coding.binary import BinaryCoder
+
     width, height = head["size"]
     if isinstance(coder, BinaryCoder):
         if [width, height] != [coder.config.image_size] * 2:
@@ -175,6 +183,8 @@ def _space(head: dict[str, Any], coder: PhotoCoder | BinaryCoder) -> latent.Spac
 
 def decode_z(file: LossyFile, coder: PhotoCoder | BinaryCoder) -> NDArray[np.int64]:
     """Z, (N, h, w, z_channels); `CorruptFile` if it is damaged, or of another model's shape."""
+    from vlae_codec.coding import latent
+
     space, channels = _space(file.head, coder), coder.config.z_channels
     if len(file.exponents) != channels:
         raise CorruptFile(f"the file codes {len(file.exponents)} channels of z, its model has {channels}")
@@ -186,13 +196,6 @@ def decode_z(file: LossyFile, coder: PhotoCoder | BinaryCoder) -> NDArray[np.int
     if not message.empty:
         raise CorruptFile("bits are left over after the last z")
     return z
-
-
-def find_lossy_model(file: LossyFile, model: Model | None, device: str = "auto") -> Model:
-    """The model that made a file; `UnknownModel` if it is not here or ``model`` is another."""
-    if model is not None and model.id != file.model_id:
-        raise UnknownModel(f"the file was made with model {file.model_id.hex()}, not with {model.name}")
-    return model or find_model(file.model_id, device)
 
 
 def reconstruct(
@@ -217,21 +220,62 @@ def reconstruct(
     uint8, (samples, N, S, S) of zeros and ones for binary images, (samples, 1, H, W, 3) for a photograph; with ``mean``
     the first dimension is 1.
     """
-    model = find_lossy_model(file, model)
+    from vlae_codec.coding.binary import sample_images
+
+    model = model or find_model(file.model_id)
     draws = MEAN_SAMPLES if mean and samples == 1 else samples
     coder = model.coder
     z = decode_z(file, coder)
     drawn: list[NDArray[np.uint8]] = []
     for i in range(draws):
-        if isinstance(coder, BinaryCoder):
-            drawn.append(sample_images(coder, z, len(z), seed + i))
+        if model.config.image_size:
+            drawn.append(sample_images(model.binary, z, len(z), seed + i))
             progress(drawn[-1].size)
         else:
             width, height = file.head["size"]
             # A pop takes at most 24 bits, so a word for each subpixel is always enough.
             message = random_message(seed + i, 3 * width * height + 64)
-            drawn.append(coder.sample(z, (height, width), message, progress)[None])
+            drawn.append(model.photographs.sample(z, (height, width), message, progress)[None])
     if not mean:
         return np.stack(drawn)
-    scale = 255 if isinstance(coder, BinaryCoder) else 1
+    scale = 255 if model.config.image_size else 1
     return np.rint(np.mean(drawn, 0)[None] * scale).astype(np.uint8)
+
+
+# -- as a kind of file -----------------------------------------------------------------------------------------------
+
+
+def info(data: bytes) -> dict[str, Any]:
+    """See `LossyFile.info`."""
+    return LossyFile.from_bytes(data).info()
+
+
+def check(data: bytes, models: Models) -> str:
+    """What a sound lossy file holds, in words."""
+    file = LossyFile.from_bytes(data)
+    decode_z(file, models.find(file.model_id).coder)
+    width, height = file.head["size"]
+    return f"lossy, {file.head['count']} images of {width} x {height}"
+
+
+def restore(data: bytes, request: Request) -> str:
+    """Draw the images of a lossy file and write them, as image files or as an array, and say what was written."""
+    if request.select:
+        raise VlaeError("--select is for archives, and this is a lossy file")
+    output, draws = request.needed_output("a lossy file"), request.draws
+    file = LossyFile.from_bytes(data, request.max_pixels)
+    model = request.models.find(file.model_id)
+    drawn = reconstruct(file, model, samples=draws.samples, seed=draws.seed, mean=draws.mean, progress=request.progress)
+    if is_array(output):
+        array: NDArray[np.uint8] = drawn[0] if len(drawn) == 1 else drawn
+        request.write(output, array_bytes(array, Path(output), Source.from_json(file.head["source"]).key))
+        return f"{output}: array of {array.dtype}, shape {array.shape}"
+    names = file.head["names"] or [str(i) for i in range(file.head["count"])]
+    one = request.is_one_file(len(names) * len(drawn))
+    scale = 255 if model.config.image_size and not draws.mean else 1
+    for number, draw in enumerate(drawn):
+        for name, pixels in zip(names, draw * np.uint8(scale), strict=True):
+            part = f"-{number + 1}" if len(drawn) > 1 else ""
+            path = output if one else str(files.below(Path(output), f"{Path(name).with_suffix('')}{part}.png"))
+            request.write(path, imaging.encode_output(Image.fromarray(pixels), Path(path).suffix))
+    return f"{output}: {drawn.shape[0] * drawn.shape[1]} images drawn"

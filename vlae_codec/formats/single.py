@@ -7,23 +7,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlae_codec.coding.photo import SMALL
-from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from vlae_codec.images import io as imaging
 from vlae_codec.images import rasters
-from vlae_codec.images.fallback import digest_of, quick_size, read_fallback, smallest_fallback, values_of
+from vlae_codec.images.fallback import quick_size, read_fallback, smallest_fallback
 from vlae_codec.images.metadata import metadata_of, restore_metadata
-from vlae_codec.registry import Model, find_model, load_model
+from vlae_codec.images.pixels import digest_of, from_planes, pixel_digest, to_planes, values_of
+from vlae_codec.images.rasters import Form
+from vlae_codec.registry import Model, find_config, find_model, load_model, window_of
 from vlae_codec.stages import Progress, StageKind, no_progress
 
 from . import header as container
-from .header import CONSTANT, FallbackKind, Form, Header, Mode, PixelKind, Reason, SourceFile, pixel_digest
+from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, SourceFile
 
 #: A quick WebP below this share of the VLAE's size makes the slow fallbacks worth trying. On photographs the best WebP
 #: was 0.5 to 12 % smaller than the quick one, and took over a hundred times as long.
 FALLBACK_SHARE = 1.2
+#: Subpixels below which every way of coding z is tried, and every fallback, and the smallest kept.
+SMALL = 3 * 192 * 192
 #: Keys of the metadata for the source file's name, and for its format where the name does not tell.
 NAME, FORMAT = "name", "format"
 #: What comes back of a source file, by the form in which it is kept; None for those that are stored.
@@ -106,7 +108,7 @@ def _compress(
         header = Header(Mode.FALLBACK, *subject.size, digest, metadata, recipe, pillow_mode=subject.mode)
     else:
         model = model or load_model()
-        planes, kind = imaging.to_planes(subject)
+        planes, kind = to_planes(subject)
         size = (subject.shape[1], subject.shape[0])
         digest = source[1] if source else pixel_digest(kind.image_mode, size, [subject.data.cast("B")])
         header = Header(Mode.VLAE, *size, digest, metadata, recipe, pillow_mode=kind.image_mode)
@@ -269,7 +271,7 @@ def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
 def _vlae(planes: np.ndarray, kind: PixelKind, header: Header, model: Model, progress: Progress) -> bytes:
     """The smallest .vlae file that the model makes of the planes."""
     ways = [StageKind.BITS_BACK]
-    if not model.photographs.config.z_channels:
+    if not model.config.z_channels:
         ways = [StageKind.WITHOUT_Z]
     elif planes.size <= SMALL:
         ways = list(StageKind)
@@ -291,6 +293,9 @@ def encode_as(
 ) -> bytes:
     """A .vlae file of planes (H, W, 3) whose z is coded in a given way; fills in the header."""
     header.mode, header.model_id, header.pixel_kind = Mode.VLAE, model.id, kind
+    # Here, as compiled loops are slow to load and not every picture needs them.
+    from vlae_codec.coding.wavefront import Alphabet
+
     alphabet = Alphabet.of(planes, header.channels)
     message, stages, costs = model.photographs.encode(planes, alphabet, way, progress)
     header.lanes, header.stages, header.occurring = message.lanes, stages, alphabet.occurring
@@ -394,16 +399,15 @@ def _unchecked(header: Header, payload: bytes, model: Model | None, progress: Pr
 
 
 def _decode(header: Header, payload: bytes, model: Model | None, progress: Progress) -> np.ndarray:
+    from vlae_codec.coding.wavefront import Alphabet
+
     assert header.occurring is not None
     if model is not None and model.id != header.model_id:
         raise UnknownModel(
             f"the file was made with model {header.model_id.hex()}, not with {model.name} ({model.id.hex()})"
         )
     model = model or find_model(header.model_id)
-    if (
-        any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages)
-        and not model.photographs.config.z_channels
-    ):
+    if any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages) and not model.config.z_channels:
         raise CorruptFile(f"the file codes z, which model {model.name} does not have")
     if len(payload) % 4:
         raise CorruptFile(f"the payload has {len(payload)} bytes, expected a multiple of 4")
@@ -411,7 +415,7 @@ def _decode(header: Header, payload: bytes, model: Model | None, progress: Progr
     message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet.having(header.occurring)
     planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
-    return imaging.from_planes(planes, header.pixel_kind, _decode_alpha(header))
+    return from_planes(planes, header.pixel_kind, _decode_alpha(header))
 
 
 def info(data: bytes) -> dict[str, Any]:
@@ -475,16 +479,13 @@ def info(data: bytes) -> dict[str, Any]:
         "lanes_and_flush": 8 * len(payload) - elbo, "header": overhead - 8 * len(header.alpha),
     }  # fmt: skip
     with_z = any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages)
-    try:
-        model: Model | None = find_model(header.model_id, "cpu")
-    except UnknownModel:
-        model = None
+    known = find_config(header.model_id)
     return result | {
         "mode": "vlae" if with_z else "vlae-no-z",
         "why": "WebP, PNG and deflated pixels are larger, or were judged so by a quick try",
-        "model": model.name if model else None,
+        "model": known[0] if known else None,
         "model_id": header.model_id.hex(),
-        "window": model.window if model else None,
+        "window": window_of(known[1]) if known else None,
         "coded_channels": header.channels,
         "values": [int(row.sum()) for row in header.occurring] if header.occurring is not None else [],
         "lanes": header.lanes,

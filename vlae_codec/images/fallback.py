@@ -6,9 +6,9 @@ import contextlib
 import functools
 import importlib
 import io
-import itertools
 import zlib
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec.errors import CorruptFile, UnsupportedImage
-from vlae_codec.formats.header import FallbackKind, pixel_digest
+
+from .pixels import STRIP, digest_of, palette_of, strips_of
+
+
+class FallbackKind(IntEnum):
+    """How a fallback's payload is coded."""
+
+    WEBP = 0
+    PNG = 1
+    DEFLATE = 2
+    JXL = 3
+
 
 #: Modes that PNG holds exactly.
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -26,8 +37,6 @@ WEBP_MODES = {"1": "RGB", "L": "RGB", "LA": "RGBA", "P": "RGB", "RGB": "RGB", "R
 JXL_MODES = {"1": "L", "L": "L", "LA": "LA", "P": "L", "RGB": "RGB", "RGBA": "RGBA"}
 #: WebP's limit of each side.
 WEBP_SIDE = 16383
-#: Rows that are looked at together.
-STRIP = 256
 #: Pixels of a large image by which the size of its fallbacks is judged.
 SAMPLED_PIXELS = 1 << 22
 #: Largest image for which WebP and JPEG XL are made: they take some twenty bytes of memory for each pixel.
@@ -54,33 +63,6 @@ def jxl_plugin() -> bool:
     except ImportError:
         return False
     return True
-
-
-def digest_of(image: Image.Image) -> bytes:
-    """`pixel_digest` of an image; a palette counts as part of its pixels."""
-    return pixel_digest(image.mode, image.size, itertools.chain([palette_of(image)], _strips(image)))
-
-
-def values_of(image: Image.Image) -> NDArray[np.uint8]:
-    """What `numpy.asarray` gives of an image of 8 bits per channel, (H, W[, C]), without a second copy on the way."""
-    channels = len(image.getbands())
-    values = np.empty((image.height, image.width, *([channels] if channels > 1 else [])), np.uint8)
-    for top in range(0, image.height, STRIP):
-        values[top : top + STRIP] = np.asarray(image.crop((0, top, image.width, min(top + STRIP, image.height))))
-    return values
-
-
-def _strips(image: Image.Image) -> Iterator[bytes]:
-    """The bytes of the pixels, some rows at a time: those of a whole large image would take as much memory again."""
-    for top in range(0, image.height, STRIP):
-        yield image.crop((0, top, image.width, min(top + STRIP, image.height))).tobytes()
-
-
-def palette_of(image: Image.Image) -> bytes:
-    """The palette's mode, a line end, and its bytes; nothing for images without one."""
-    if image.mode not in ("P", "PA") or image.palette is None:
-        return b""
-    return image.palette.mode.encode() + b"\n" + bytes(image.palette.tobytes())
 
 
 def quick_size(values: NDArray[np.uint8]) -> float:
@@ -194,7 +176,7 @@ def raw(image: Image.Image) -> bytes:
     """The deflated palette and pixels."""
     deflater = zlib.compressobj(9)
     out = bytearray(deflater.compress(_with_palette(image, b"")))
-    for strip in _strips(image):
+    for strip in strips_of(image):
         out += deflater.compress(strip)
     return bytes(out + deflater.flush())
 

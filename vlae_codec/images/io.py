@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import zlib
+from enum import IntEnum
 from pathlib import PurePath
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec.errors import UnsupportedImage
-from vlae_codec.formats.header import MAGIC, MAX_PIXELS, PixelKind, Reason, check_size
+from vlae_codec.fields import MAGIC
 
-from .fallback import digest_of, jxl_plugin, saved, sizes_checked_here
+from .fallback import jxl_plugin, saved, sizes_checked_here
 from .metadata import encode_options
+from .pixels import MAX_PIXELS, check_size, digest_of
 from .rasters import png
 from .rasters.tiff import STARTS as TIFF_STARTS
 
@@ -24,6 +24,29 @@ RESTORED = ("PNG", "BMP", "DIB", "PPM", "TIFF", "TGA", "WEBP", "GIF", "PCX", "SG
 LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF", "BLP")
 #: How files of JPEG XL begin, which Pillow reads by a plugin.
 JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
+
+
+class Reason(IntEnum):
+    """Why a source file is stored as it is."""
+
+    LOSSY = 0
+    SMALLEST = 1
+    DEPTH = 2
+    FRAMES = 3
+    FORMAT = 4
+    METADATA = 5
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return (
+            "its format loses pixels, and their exact values would take more bytes than the file",
+            "nothing smaller was found",
+            "it has more than 8 bits per channel",
+            "it has several frames",
+            "it cannot be made again exactly from its pixels",
+            "a file written anew would not hold all of its metadata",
+        )[self]
 
 
 class NotWhole(UnsupportedImage):
@@ -132,30 +155,6 @@ def format_of(name: str) -> str:
 def has_format(name: str, fmt: str | None) -> bool:
     """Whether a file's name tells its format."""
     return bool(fmt) and format_of(name) == fmt
-
-
-def to_planes(values: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], PixelKind]:
-    """What the VLAE codes of an image's values: uint8 (H, W, 3), and its kind; an alpha channel is not part of it.
-
-    Values are uint8 (H, W) or (H, W, C), of Pillow's modes L, LA, RGB and RGBA.
-    """
-    channels = values.shape[2] if values.ndim == 3 else 1
-    if channels < 3:
-        first = values.reshape(*values.shape[:2], channels)[..., :1]
-        return np.repeat(first, 3, axis=2), PixelKind.GREY if channels == 1 else PixelKind.GREY_ALPHA
-    planes = np.ascontiguousarray(values[..., :3])
-    grey = np.array_equal(planes[..., 0], planes[..., 1]) and np.array_equal(planes[..., 0], planes[..., 2])
-    if channels == 4:
-        return planes, PixelKind.GREY_AS_RGBA if grey else PixelKind.RGBA
-    return planes, PixelKind.GREY_AS_RGB if grey else PixelKind.RGB
-
-
-def from_planes(
-    planes: NDArray[np.uint8], kind: PixelKind, alpha: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
-    """The inverse of `to_planes`, as `PIL.Image.fromarray` takes it; ``alpha`` is (H, W), for kinds that have one."""
-    values = planes[..., 0] if kind in (PixelKind.GREY, PixelKind.GREY_ALPHA) else planes
-    return np.ascontiguousarray(values) if alpha is None else np.dstack([values, alpha])
 
 
 def encode_output(image: Image.Image, suffix: str) -> bytes:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec.errors import CorruptFile
-from vlae_codec.formats.header import MAX_PIXELS, Form, Reader, check_size
+from vlae_codec.fields import Reader
+from vlae_codec.images.pixels import MAX_PIXELS, check_size
 
 from . import bmp, pnm, sgi, tga, tiff
 from .layout import Layout, from_values, to_values
@@ -23,6 +25,19 @@ from .layout import Layout, from_values, to_values
 READERS = (bmp.read, pnm.read, sgi.read, tiff.read, tga.read)
 #: A file is taken apart if its samples are more than one part in so many of its bytes.
 SHARE = 2
+
+
+class Form(IntEnum):
+    """How a source file is made again from its pixels."""
+
+    #: Samples lie where a layout says.
+    RASTER = 0
+    #: The format's own encoder, whose choices are fixed.
+    QOI = 1
+    #: Filtered and deflated as it was.
+    PNG_EXACT = 2
+    #: The same pixels and chunks, deflated anew.
+    PNG = 3
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlae_codec.errors import CorruptFile
-from vlae_codec.formats.header import Reader, write_varint
+from vlae_codec.fields import Reader, write_varint
 
 #: Most channels, and blocks, of an image that is taken apart.
 MAX_CHANNELS = 64

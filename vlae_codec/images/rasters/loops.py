@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-#: PNG's filters, in their order: none, sub, up, average, Paeth.
-FILTERS = 5
+from .png import FILTERS
+
 #: What QOI files end with.
 QOI_END = 8
 

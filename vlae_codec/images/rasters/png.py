@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlae_codec.errors import CorruptFile
-from vlae_codec.formats.header import Reader, write_varint
+from vlae_codec.fields import Reader, write_varint
 
-from . import loops
 from .layout import from_values
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: Its filters, in their order: none, sub, up, average, Paeth.
+FILTERS = 5
 #: Bytes of the signature and the header.
 START = 33
 #: Channels by colour type, and the depths that each may have.
@@ -168,6 +169,8 @@ def read(data: bytes) -> Png | None:
 
 def _take_apart(lines: bytes, shape: Shape) -> tuple[NDArray[np.uint8], bytes] | None:
     """Samples and the filters of all rows; None if the same bytes would not be made of them again."""
+    from . import loops
+
     samples = np.zeros((shape.height, shape.width, shape.channels, 2 if shape.depth == 16 else 1), np.uint8)
     filters = bytearray()
     at = 0
@@ -210,6 +213,8 @@ def _to_rows(samples: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
 
 def _lines(samples: NDArray[np.uint8], shape: Shape, filters: bytes | None) -> Iterator[bytes]:
     """The inverse of `_take_apart`, pass by pass; without filters those are chosen here."""
+    from . import loops
+
     at = 0
     for down, across, rows, _ in shape.passes():
         raw = _to_rows(samples[down, across], shape)
@@ -318,10 +323,12 @@ def to_recipe(png: Png) -> bytes:
         return bytes(out) + bytes([filters[0]])
     # Where the encoder chose as most do, all differences are zero.
     expected = _expected_filters(png.samples, png.shape)
-    return bytes(out) + bytes([loops.FILTERS]) + ((filters - expected) % loops.FILTERS).astype(np.uint8).tobytes()
+    return bytes(out) + bytes([FILTERS]) + ((filters - expected) % FILTERS).astype(np.uint8).tobytes()
 
 
 def _expected_filters(samples: NDArray[np.uint8], shape: Shape) -> NDArray[np.int64]:
+    from . import loops
+
     kinds = [loops.smallest_filters(_to_rows(samples[d, a], shape), shape.step) for d, a, _, _ in shape.passes()]
     return np.concatenate(kinds).astype(np.int64)
 
@@ -354,12 +361,12 @@ def from_recipe(recipe: bytes, values: NDArray, exact: bool) -> Png:
             count = reader.varint("the number of chunks", 1, MAX_CHUNKS - len(sizes))
             sizes += [reader.varint("a chunk's size", 0, (1 << 31) - 1)] * count
         rows = sum(rows for _, _, rows, _ in shape.passes())
-        kind = reader.byte("the filters", loops.FILTERS + 1)
-        if kind < loops.FILTERS:
+        kind = reader.byte("the filters", FILTERS + 1)
+        if kind < FILTERS:
             filters = bytes([kind]) * rows
         else:
             differences = np.frombuffer(reader.take(rows, "the filters"), np.uint8)
-            together = (differences + _expected_filters(samples, shape)) % loops.FILTERS
+            together = (differences + _expected_filters(samples, shape)) % FILTERS
             filters = together.astype(np.uint8).tobytes()
         stream = Stream(start, level, strategy, memory, window, sizes, filters)
     if reader.at != len(recipe):

@@ -1,0 +1,364 @@
+"""The sections of an archive, written and read: what lies where, under which names, and what is damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion
+from vlae_codec.fields import MAGIC, MAX_METADATA, VERSION, Reader, check_names, inflate_json, write_varint
+from vlae_codec.images.pixels import pixel_digest
+from vlae_codec.images.sets import Source
+from vlae_codec.stages import MAX_BATCH, Progress, Stage, StageKind, no_progress
+
+from .header import MAX_LANES, Mode
+
+if TYPE_CHECKING:
+    from vlae_codec.registry import Model
+
+#: What ends an archive, after the offset of its index.
+END = b"VLAE-END"
+#: Bytes of the end: the index's offset, a CRC-32 of that, and `END`.
+END_BYTES = 20
+#: Most images in an archive, and bytes of one section.
+MAX_IMAGES = 1 << 28
+MAX_SECTION = 1 << 34
+
+
+class Tag(IntEnum):
+    """What a section of an archive holds."""
+
+    HEAD = 1
+    MODEL = 2
+    CHAIN = 3
+    SINGLE = 4
+    INDEX = 5
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where a segment lies, and which images it holds: ``count`` of them from number ``first`` on."""
+
+    tag: Tag
+    offset: int
+    first: int
+    count: int
+
+
+@dataclass
+class Chain:
+    """A CHAIN segment's fields."""
+
+    names: list[str]
+    digest: bytes
+    model: bytes
+    lanes: int
+    batches: list[Stage]
+    costs: tuple[int, int, int]
+    payload: bytes = field(repr=False, default=b"")
+
+
+def _pack_names(names: Sequence[str]) -> bytes:
+    text = json.dumps(list(names), separators=(",", ":")).encode()
+    if len(text) > MAX_METADATA:
+        raise UnsupportedImage(
+            f"names of {len(text)} bytes in one segment, at most {MAX_METADATA}; use a smaller --segment"
+        )
+    packed = zlib.compress(text, 9) if names else b""
+    return write_varint(len(packed)) + packed
+
+
+def _section(tag: Tag, body: bytes) -> bytes:
+    return bytes([tag]) + write_varint(len(body)) + zlib.crc32(bytes([tag]) + body).to_bytes(4, "little") + body
+
+
+def binary_digest(images: NDArray[np.uint8]) -> bytes:
+    """`pixel_digest` of binary images (N, S, S) of zeros and ones, as packed bits."""
+    return pixel_digest("binary", (images.shape[2], images.shape[0] * images.shape[1]), [np.packbits(images).tobytes()])
+
+
+class ArchiveWriter:
+    """Collects segments; `finish` gives the bytes of the archive.
+
+    Parameters
+    ----------
+    source : Source
+    model : Model
+        The model of its segments: for binary images of one size, or for photographs.
+    embed : bool
+        Put the model into the archive, so that it decodes without.
+    """
+
+    def __init__(self, source: Source, model: Model, embed: bool = False) -> None:
+        self.model = model
+        self.out = bytearray(MAGIC) + bytes([VERSION, Mode.ARCHIVE])
+        self.count = 0
+        self.index: list[tuple[Tag, int, int]] = []
+        self._add(Tag.HEAD, zlib.compress(json.dumps(source.to_json(), sort_keys=True).encode(), 9), 0)
+        if embed:
+            self._add(Tag.MODEL, model.data, 0)
+
+    def _add(self, tag: Tag, body: bytes, count: int) -> None:
+        self.index.append((tag, len(self.out), count))
+        self.out += _section(tag, body)
+        self.count += count
+
+    def add_chain(self, images: NDArray[np.uint8], names: Sequence[str], progress: Progress = no_progress) -> None:
+        """A segment of binary images (N, S, S) of zeros and ones; ``names`` are empty for arrays."""
+        message, batches, costs = self.model.binary.encode(images, progress)
+        body = bytearray(write_varint(self.count) + write_varint(len(images)) + _pack_names(names))
+        body += binary_digest(images) + self.model.id + write_varint(message.lanes) + write_varint(len(batches))
+        for batch in batches:
+            body += write_varint(batch.count << 2 | batch.kind)
+        for cost in (costs.z_prior, costs.z_posterior, costs.pixels):
+            body += write_varint(round(cost))
+        body += message.flatten().astype("<u4").tobytes()
+        self._add(Tag.CHAIN, bytes(body), len(images))
+
+    def add_single(self, data: bytes, name: str) -> None:
+        """A segment of one image: the .vlae file that holds it."""
+        names = [name] if name else []
+        self._add(Tag.SINGLE, write_varint(self.count) + _pack_names(names) + data, 1)
+
+    def finish(self) -> bytes:
+        """The archive, its index and end added."""
+        offset = len(self.out)
+        body = bytearray(write_varint(len(self.index)))
+        last = 0
+        for tag, at, count in self.index:
+            body += bytes([tag]) + write_varint(at - last) + write_varint(count)
+            last = at
+        self.out += _section(Tag.INDEX, bytes(body))
+        place = offset.to_bytes(8, "little")
+        return bytes(self.out) + place + zlib.crc32(place).to_bytes(4, "little") + END
+
+
+def _read_names(reader: Reader, count: int) -> list[str]:
+    packed = reader.take(reader.varint("the names' length", 0, len(reader.data)), "the names")
+    if not packed:
+        return []
+    names = inflate_json(packed, "the names")
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise CorruptFile(f"the names are not {count} pieces of text")
+    check_names(names, CorruptFile)
+    return names
+
+
+class Sections:
+    """Reads what an archive holds, all but its images.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading and seekable.
+
+    Attributes
+    ----------
+    source : Source
+    segments : list of Segment
+    embedded : int, optional
+        Where the model lies that the archive brings along.
+    damaged : list of str
+        What a damaged archive lacks, one line each; empty for a sound one.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self._names: dict[int, list[str]] = {}
+        self.damaged: list[str] = []
+        self.file.seek(0, os.SEEK_END)
+        self.size = self.file.tell()
+        self.source = Source()
+        self.segments: list[Segment] = []
+        self.embedded: int | None = None
+        self._check_start()
+        places = self._index() or self._scan()
+        self._open(places)
+
+    def __len__(self) -> int:
+        return self.segments[-1].first + self.segments[-1].count if self.segments else 0
+
+    @property
+    def names(self) -> list[str]:
+        """The images' names, in order; their numbers for archives of arrays and where a name cannot be read."""
+        names = [str(i) for i in range(len(self))]
+        for segment in self.segments:
+            try:
+                found = self._segment_names(segment)
+            except CorruptFile:
+                continue
+            names[segment.first : segment.first + len(found)] = found
+        return names
+
+    def index_of(self, name: str) -> int:
+        """The number of the image with a name; `UnsupportedImage` if there is none."""
+        for segment in self.segments:
+            found = self._segment_names(segment)
+            if name in found:
+                return segment.first + found.index(name)
+        if name.isascii() and name.isdigit() and int(name) < len(self):
+            return int(name)
+        raise UnsupportedImage(f"no image {name!r} in the archive; `list` shows the names")
+
+    def place(self, index: int) -> str:
+        """The segment of an image, for messages."""
+        for segment in self.segments:
+            if segment.first <= index < segment.first + segment.count:
+                last = segment.first + segment.count - 1
+                return f"image {index}" if segment.first == last else f"images {segment.first} to {last}"
+        return f"image {index}"
+
+    def _check_start(self) -> None:
+        self.file.seek(0)
+        start = self.file.read(len(MAGIC) + 2)
+        if start[: len(MAGIC)] != MAGIC:
+            raise NotAVlaeFile(f"the file begins with {start[:8].hex(' ')}, expected {MAGIC.hex(' ')}")
+        if len(start) < len(MAGIC) + 2:
+            raise CorruptFile("the file ends inside its first ten bytes")
+        if start[len(MAGIC)] != VERSION:
+            raise UnsupportedVersion(f"the file has format version {start[len(MAGIC)]}, this release reads {VERSION}")
+        if start[-1] != Mode.ARCHIVE:
+            raise CorruptFile(f"the file has mode {start[-1]}, expected {int(Mode.ARCHIVE)}: not an archive")
+
+    def section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
+        """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""
+        if offset >= self.size:
+            raise CorruptFile(f"a section at byte {offset} of a file of {self.size} bytes")
+        self.file.seek(offset)
+        reader = Reader(self.file.read(11))
+        value = reader.byte("a section's tag", 256)
+        length = reader.varint("a section's length", 0, MAX_SECTION)
+        begin = offset + reader.at + 4
+        if begin + length > self.size:
+            raise CorruptFile(f"the section at byte {offset} ends after the file")
+        self.file.seek(offset + reader.at)
+        stored = int.from_bytes(self.file.read(4), "little")
+        body = self.file.read(length)
+        found = zlib.crc32(bytes([value]) + body)
+        if found != stored:
+            raise CorruptFile(f"checksum of the section at byte {offset} is {found:08x}, {stored:08x} is stored")
+        if value not in (wanted or set(Tag)):
+            expected = " or ".join(tag.name for tag in wanted or Tag)
+            raise CorruptFile(f"the section at byte {offset} has tag {value}, expected {expected}")
+        return Tag(value), body, begin + length
+
+    def _index(self) -> list[tuple[Tag, int, int]] | None:
+        """Tags, offsets and counts as the index has them; None if it is damaged."""
+        try:
+            self.file.seek(max(self.size - END_BYTES, 0))
+            end = self.file.read(END_BYTES)
+            if end[12:] != END or zlib.crc32(end[:8]) != int.from_bytes(end[8:12], "little"):
+                raise CorruptFile("the end is damaged or missing")
+            place = int.from_bytes(end[:8], "little")
+            _, body, after = self.section_at(place, Tag.INDEX)
+            if after != self.size - END_BYTES:
+                raise CorruptFile("the end does not lead to the index")
+            reader, last, places = Reader(body), 0, []
+            for _ in range(reader.varint("the number of sections", 0, len(body))):
+                kind = reader.byte("a section's tag", len(Tag))
+                last += reader.varint("a section's offset", 0, self.size)
+                places.append((Tag(kind), last, reader.varint("a section's images", 0, MAX_IMAGES)))
+            return places
+        except (CorruptFile, ValueError) as error:
+            self.damaged.append(f"index: {error}")
+            return None
+
+    def _scan(self) -> list[tuple[Tag, int, int]]:
+        """The same without an index: from section to section, as far as lengths can be trusted."""
+        places: list[tuple[Tag, int, int]] = []
+        offset = len(MAGIC) + 2
+        while offset < self.size:
+            try:
+                tag, body, offset_after = self.section_at(offset)
+            except CorruptFile as error:
+                self.damaged.append(f"from byte {offset} on: {error}")
+                break
+            if tag is Tag.INDEX:
+                break
+            count = 0
+            if tag is Tag.SINGLE:
+                count = 1
+            elif tag is Tag.CHAIN:
+                reader = Reader(body)
+                reader.varint("the first image", 0, MAX_IMAGES)
+                count = reader.varint("the number of images", 1, MAX_IMAGES)
+            places.append((tag, offset, count))
+            offset = offset_after
+        return places
+
+    def _open(self, places: list[tuple[Tag, int, int]]) -> None:
+        first, head = 0, None
+        for number, (tag, offset, count) in enumerate(places):
+            end = places[number + 1][1] if number + 1 < len(places) else self.size
+            # A chain's batches take a byte each at least, so its length limits what it can hold.
+            most = {Tag.SINGLE: 1, Tag.CHAIN: MAX_BATCH * (end - offset)}.get(tag, 0)
+            if not min(most, 1) <= count <= most:
+                raise CorruptFile(f"the section at byte {offset} cannot hold {count} images")
+            if tag is Tag.HEAD:
+                head = offset
+            elif tag is Tag.MODEL:
+                self.embedded = offset
+            elif tag in (Tag.CHAIN, Tag.SINGLE):
+                self.segments.append(Segment(tag, offset, first, count))
+                first += count
+                if first > MAX_IMAGES:
+                    raise CorruptFile(f"the archive claims more than {MAX_IMAGES} images")
+        if head is None:
+            raise CorruptFile("the archive has no head")
+        _, body, _ = self.section_at(head, Tag.HEAD)
+        self.source = Source.from_json(inflate_json(body, "the archive's head"))
+        shape = self.source.shape
+        if self.source.kind == "array" and not self.damaged and (len(shape) < 3 or shape[0] != first):
+            raise CorruptFile(f"the archive holds {first} images, its head says {shape}")
+
+    # Segments
+
+    def chain(self, segment: Segment) -> Chain:
+        """The fields of a CHAIN segment; `CorruptFile` if they do not add up."""
+        _, body, _ = self.section_at(segment.offset, Tag.CHAIN)
+        reader = Reader(body)
+        if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
+            raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
+        count = reader.varint("the number of images", 1, MAX_IMAGES)
+        names = _read_names(reader, count)
+        digest, model = reader.take(8, "the checksum of the pixels"), reader.take(8, "the model id")
+        lanes = reader.varint("the number of lanes", 1, MAX_LANES)
+        batches: list[Stage] = []
+        for _ in range(reader.varint("the number of batches", 1, count)):
+            value = reader.varint("a batch", 4, MAX_BATCH << 2 | 3)
+            if value & 3 >= len(StageKind):
+                raise CorruptFile(f"a batch of kind {value & 3}, expected below {len(StageKind)}")
+            first = batches[-1].last if batches else 0
+            batches.append(Stage(first, first + (value >> 2), StageKind(value & 3)))
+        if sum(batch.count for batch in batches) != count or count != segment.count:
+            raise CorruptFile(f"the batches of images {segment.first} to {segment.first + count - 1} do not add up")
+        prior, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))
+        return Chain(names, digest, model, lanes, batches, (prior, posterior, pixels), body[reader.at :])
+
+    def single(self, segment: Segment) -> bytes:
+        """The .vlae file in a SINGLE segment."""
+        _, body, _ = self.section_at(segment.offset, Tag.SINGLE)
+        reader = Reader(body)
+        if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
+            raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
+        _read_names(reader, 1)
+        return body[reader.at :]
+
+    def _segment_names(self, segment: Segment) -> list[str]:
+        if segment.offset not in self._names:
+            _, body, _ = self.section_at(segment.offset, segment.tag)
+            reader = Reader(body)
+            reader.varint("the first image", 0, MAX_IMAGES)
+            count = 1 if segment.tag is Tag.SINGLE else reader.varint("the number of images", 1, MAX_IMAGES)
+            if count != segment.count:
+                raise CorruptFile(f"the segment at byte {segment.offset} has {count} images, expected {segment.count}")
+            self._names[segment.offset] = _read_names(reader, count)
+        return self._names[segment.offset]
