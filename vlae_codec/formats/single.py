@@ -106,16 +106,16 @@ def _compress(
     """
     data = b""
     recipe = source[0] if source else None
-    size = subject.size if isinstance(subject, Image.Image) else (subject.shape[1], subject.shape[0])
-    passes = Passes(progress, size[0] * size[1])
+    width, height = subject.size if isinstance(subject, Image.Image) else subject.shape[1::-1]
+    passes = Passes(progress, width * height)
     if isinstance(subject, Image.Image):
         digest = source[1] if source else digest_of(subject)
-        header = Header(Mode.FALLBACK, *size, digest, metadata, recipe, pillow_mode=subject.mode)
+        header = Header(Mode.FALLBACK, width, height, digest, metadata, recipe, pillow_mode=subject.mode)
     else:
         model = model or load_model()
         planes, kind = to_planes(subject)
-        digest = source[1] if source else pixel_digest(kind.image_mode, size, [subject.data.cast("B")])
-        header = Header(Mode.VLAE, *size, digest, metadata, recipe, pillow_mode=kind.image_mode)
+        digest = source[1] if source else pixel_digest(kind.image_mode, (width, height), [subject.data.cast("B")])
+        header = Header(Mode.VLAE, width, height, digest, metadata, recipe, pillow_mode=kind.image_mode)
         header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
         data = _vlae(planes, kind, header, model, passes.take(VLAE_SHARE if verify else 1 - REST))
         del planes
