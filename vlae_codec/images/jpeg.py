@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vlae_codec.errors import CorruptFile, UnsupportedImage
-from vlae_codec.formats.header import MAX_PIXELS
+
+from .pixels import MAX_PIXELS
 
 #: What a JPEG file begins with, and a JPEG XL file that a JPEG can be made again of.
 JPEG, JXL = b"\xff\xd8\xff", b"\x00\x00\x00\x0cJXL \r\n\x87\n"
