@@ -51,9 +51,9 @@ class _Group(click.Group):
             message = describe(MemoryError())
         except (VlaeError, MemoryError, OSError) as error:
             message = describe(error)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             # 128 and the signal's number, as shells have it.
-            message, code = "interrupted", 130
+            message, code = str(error) or "interrupted", 130
         click.echo(display(f"vlae-codec: {message}"), err=True)
         _flush_or_drop()
         ctx.exit(code)

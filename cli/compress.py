@@ -89,13 +89,12 @@ def compress(
     model = load_model(model_name or DEFAULT_MODEL, device)
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
     begun = time.monotonic()
-    passes = 2 if verify else 1
     if single and not model.config.image_size:
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this is one image")
         source = files.read_bytes(sources[0])
         name = "" if sources[0] == files.STANDARD else Path(sources[0]).name
-        with progress_bar(quiet, "compress", None) as update:
+        with progress_bar(quiet, "compress") as update:
             data = api.compress_file(
                 source, name, model, pixels=pixels, strip=strip, exact=exact, verify=verify, progress=update,
                 max_pixels=max_pixels,
@@ -122,12 +121,12 @@ def compress(
     options: dict[str, Any] = {"segment": segment or SEGMENT, "embed": embed_model, "verify": verify}
     if len(sources) == 1 and is_array(sources[0]):
         array, found = load_array(Path(sources[0]), key)
-        with progress_bar(quiet, "compress", array.size * passes) as update:
+        with progress_bar(quiet, "compress") as update:
             data = archive.archive_array(array, model, key=found, progress=update, **options)
         count = len(array)
     else:
         paths = find_images([Path(source) for source in sources])
-        with progress_bar(quiet, "compress", None) as update:
+        with progress_bar(quiet, "compress") as update:
             data = archive.archive_files(
                 paths, model, progress=update, max_pixels=max_pixels, exact=exact, attributes=attributes, **options
             )

@@ -85,7 +85,7 @@ def decompress(
         raise VlaeError(f"{found} need a folder as output: give --output with a / at its end")
     use_threads(threads)
     draws = Draws(samples, seed, how == "mean")
-    with progress_bar(quiet, "decompress", None) as update:
+    with progress_bar(quiet, "decompress") as update:
         request = Request(output, force, Models(model_name, device), select, draws, max_pixels, update, attributes)
         done = kinds.restore(data, request)
     note(quiet, done)

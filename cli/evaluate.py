@@ -61,7 +61,7 @@ def evaluate(
     if chosen.max() > 1:
         chosen = binarise(chosen, np.random.default_rng(seed))
     result: dict[str, Any]
-    with progress_bar(False, "eval", None) as update:
+    with progress_bar(False, "eval") as update:
         if checkpoint:
             result = checkpoint_elbo(checkpoint, chosen, samples, limit, seed, device, update)
         else:

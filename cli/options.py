@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 Command = TypeVar("Command", bound=Callable)
 
@@ -65,21 +68,42 @@ def use_threads(threads: int | None) -> None:
         set_threads(threads)
 
 
+#: Seconds before a bar is shown.
+BAR_DELAY = 2
+_WITH_TOTAL = "{desc}: {percentage:3.0f}%|{bar}| {n:.2f} of {total:.2f} MP, {rate_noinv_fmt}, {remaining} left"
+_WITHOUT = "{desc}: {n:.2f} MP, {rate_noinv_fmt}"
+
+
+class Bar:
+    """A `vlae_codec.stages.Progress` that is shown; with the time left once it is told what to `expect`."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def __call__(self, pixels: int) -> None:
+        """So many pixels are done."""
+        self.bar.update(pixels)
+
+    def expect(self, pixels: int) -> None:
+        """So many more pixels will come in all."""
+        self.bar.total = (self.bar.total or 0) + pixels
+        self.bar.bar_format = _WITH_TOTAL
+
+
 @contextmanager
-def progress_bar(quiet: bool, what: str, pixels: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with MP/s and, where the number of pixels is known, the time left; on a terminal, after two seconds."""
+def progress_bar(quiet: bool, what: str) -> Iterator[Bar]:
+    """A bar with MP/s and, where it is known how many pixels come, the time left; on a terminal, after two seconds."""
     from tqdm import tqdm
 
     shown = not quiet and sys.stderr.isatty()
     # No thread that wakes up slow bars.
     tqdm.monitor_interval = 0
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left"
-    if pixels is None:
-        layout = "{desc}: {n_fmt}, {rate_noinv_fmt}"
+    # Of all time so far, as the parts of a bar are as long as they are expected to take.
     with tqdm(
-        total=pixels, desc=what, unit="MP", unit_scale=1e-6, delay=2, disable=not shown, leave=False, bar_format=layout
-    ) as bar:
-        yield bar.update
+        desc=what, unit="MP", unit_scale=1e-6, delay=BAR_DELAY, disable=not shown, leave=False, smoothing=0,
+        bar_format=_WITHOUT,
+    ) as bar:  # fmt: skip
+        yield Bar(bar)
 
 
 def display(name: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .options import complete_path
+
 #: Options that replace a value of the preset's configuration or schedule.
 CONFIG = ("blocks", "channels", "z_channels", "z_hidden")
 SCHEDULE = (
@@ -23,8 +25,8 @@ SCHEDULE = (
               help="Folder of RGB photographs; for binary images .npz, .npy or folder. Repeatable.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the checkpoint; a run that was stopped goes on from it.")  # fmt: skip
-@click.option("--start", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Checkpoint of another run to begin from.")  # fmt: skip
+@click.option("--start", metavar="NAME|PATH", shell_complete=complete_path,
+              help="Model to begin from, by name or file, or checkpoint (.pt) of another run.")  # fmt: skip
 @click.option("--steps", type=int, help="Optimiser steps in all.")
 @click.option("--until", type=int, help="Stop after this step, keeping the schedule of --steps.")
 @click.option("--decay", type=int, help="Steps over which the rate falls to zero at the end.")
@@ -51,7 +53,7 @@ def train(
     preset_name: str,
     sources: tuple[Path, ...],
     output: Path | None,
-    start: Path | None,
+    start: str | None,
     until: int | None,
     pointwise: bool,
     freeze_decoder: bool,
@@ -63,17 +65,23 @@ def train(
 ) -> None:
     """Train a model on photographs or on binary images.
 
-    The checkpoint in the output folder is written every 500 steps; the same command goes on from there. Turn it into
-    a model with `vlae-codec export`. What is not given comes from the configuration.
+    The checkpoint in the output folder is written every 500 steps and on Ctrl-C; the same command goes on from there.
+    Turn it into a model with `vlae-codec export`. What is not given comes from the configuration.
 
     \b
     Examples:
       vlae-codec train --data my/photographs -o run
       vlae-codec train --config vlae --data static_mnist.npz -o run
+      vlae-codec train --start photo --data my/camera -o run --steps 1000 --decay 800 --rate 5e-4
     """
     import torch
     from vlae_codec.models.training.loop import Progress, Trainer
     from vlae_codec.models.training.presets import PRESETS, preset
+    from vlae_codec.models.training.start import to_floats
+    from vlae_codec.models.vlae import VLAE
+
+    from vlae_codec.errors import UnknownModel
+    from vlae_codec.registry import load_model
 
     if preset_name == "help":
         for name, each in PRESETS.items():
@@ -82,14 +90,22 @@ def train(
     if not sources or output is None:
         raise click.UsageError("name the data with --data and a folder for the checkpoint with --output")
     if freeze_decoder and start is None:
-        raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name its checkpoint with --start")
+        raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name it with --start")
     if threads:
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = preset(preset_name)
     given = {name: value for name, value in changes.items() if value is not None}
-    config = dataclasses.replace(chosen.config, **{name: given[name] for name in CONFIG if name in given})
+    config, begin = chosen.config, None
+    if start:
+        begin = Path(start) if start.endswith(".pt") else to_floats(load_model(start, "cpu").coder.model)
+    if isinstance(begin, VLAE):
+        config = begin.config
+        if config.image_size != chosen.config.image_size:
+            kind = "binary images: give --config vlae" if config.image_size else "photographs: give --config photo"
+            raise UnknownModel(f"--start {start} is a model for {kind}")
+    config = dataclasses.replace(config, **{name: given[name] for name in CONFIG if name in given})
     schedule = dataclasses.replace(chosen.schedule, **{name: given[name] for name in SCHEDULE if name in given})
     if pointwise:
         config = dataclasses.replace(config, spatial=False)
@@ -97,7 +113,7 @@ def train(
         schedule = dataclasses.replace(schedule, bfloat16=bf16)
     if freeze_decoder:
         schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
-    trainer = Trainer(config, schedule, output, start, device)
+    trainer = Trainer(config, schedule, output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
 
     def report(progress: Progress) -> None:

@@ -76,11 +76,57 @@ def affordable_rows(stock: float, wanted: NDArray[np.float64]) -> int:
 
 
 #: Called with the pixels done since the last call.
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 
 
 def no_progress(pixels: int) -> None:
     """The `Progress` that does nothing."""
+
+
+def expect(progress: Progress, pixels: int) -> None:
+    """Tell a progress how many more pixels it will be called with in all, if it has a method ``expect`` for that."""
+    getattr(progress, "expect", no_progress)(pixels)
+
+
+class Passes:
+    """Makes several passes over an image count each of its pixels once in all.
+
+    Parameters
+    ----------
+    progress : Progress
+    pixels : int
+        Of the image.
+    """
+
+    def __init__(self, progress: Progress, pixels: int) -> None:
+        self.progress = progress
+        self.pixels = pixels
+        self.told, self.end = 0, 0.0
+        expect(progress, pixels)
+
+    def take(self, share: float) -> Progress:
+        """The progress of a pass that takes such a share of the time that is left; those before it have ended."""
+        begin = self.end
+        self.end += share * (self.pixels - begin)
+        self._reach(begin)
+        length, counted = self.end - begin, 0
+
+        def count(pixels: int) -> None:
+            nonlocal counted
+            counted = min(counted + pixels, self.pixels)
+            self._reach(begin + length * counted / self.pixels)
+
+        return count
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+        self._reach(self.pixels)
+
+    def _reach(self, place: float) -> None:
+        pixels = round(place) - self.told
+        if pixels > 0:
+            self.told += pixels
+            self.progress(pixels)
 
 
 @dataclass

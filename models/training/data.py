@@ -7,6 +7,7 @@ so some crops are rescaled, noised, recompressed, stretched, made grey, or have 
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,4 +175,9 @@ def luma(crop: np.ndarray) -> np.ndarray:
 def crop_loader(pictures: list[np.ndarray], crop: int, batch: int, seed: int, first: int, last: int) -> Iterator[Batch]:
     """Batches ``first`` to ``last - 1``, made in a process beside the training."""
     stream = CropStream(pictures, crop, batch, seed, first, last)
-    return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
+    return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=_bear_interrupts))
+
+
+def _bear_interrupts(worker: int) -> None:
+    """Ctrl-C goes to all processes; this one ends with its parent, which finishes its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

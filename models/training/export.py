@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,9 +153,25 @@ def measure_ranges(model: VLAE, pictures: list[NDArray[np.uint8]]) -> dict[str, 
 
 
 def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[str, IntegerLayer]:
+    return {name: quantize(*floats) for name, floats in float_layers(model, ranges).items()}
+
+
+class FloatLayer(NamedTuple):
+    """What `quantize` makes a layer of; its arguments."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    in_unit: NDArray[np.float64]
+    out_unit: NDArray[np.float64]
+    low: int
+    high: int
+
+
+def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[str, FloatLayer]:
+    """A model's layers, in the order and with the meaning that the integers have; see `to_integers`."""
     config, decoder = model.config, model.decoder
     shapes = plan.layers(config)
-    layers: dict[str, IntegerLayer] = {}
+    layers: dict[str, FloatLayer] = {}
 
     def array(tensor: Any) -> NDArray[np.float64]:
         return tensor.detach().double().cpu().numpy()
@@ -174,7 +190,7 @@ def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[
         out_unit: NDArray[np.float64],
     ) -> None:
         low, high = shapes[name][2:4]
-        layers[name] = quantize(weight, bias, in_unit, out_unit, low, high)
+        layers[name] = FloatLayer(weight, bias, in_unit, out_unit, low, high)
 
     # One unit for each channel of the residual stream, all along its way.
     stops = [f"decoder.block{i}.pointwise" for i in range(config.blocks)] + ["decoder.head1"]

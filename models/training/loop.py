@@ -7,11 +7,16 @@ equal training.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +24,7 @@ from torch import Tensor, nn
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.vlae import VLAE, nats_to_bits
 
-from vlae_codec.errors import UnknownModel
+from vlae_codec.errors import UnknownModel, VlaeError
 
 from .binary import binary_batches, load_binary
 from .data import Batch, crop_loader, load_pictures
@@ -60,9 +65,49 @@ class Schedule:
     soft_free_bits: bool = False
     word_dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("warmup", "decay", "seed", "z_from", "kl_warmup"), (0, 1 << 40))
+        shares = dict.fromkeys(("z_dropout", "average", "word_dropout"), (0, 1))
+        rates = dict.fromkeys(("rate", "matrix_rate", "free_bits"), (0, 1000))
+        limits = {"steps": (1, 1 << 40), "batch": (1, 1 << 20), "crop": (1, 1 << 14), **counts, **shares, **rates}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise VlaeError(f"training: {name} is {value}, expected {low}..{high}")
+
     def rate_at(self, step: int) -> float:
         """Factor of the learning rates at a step."""
         return min(1.0, (step + 1) / max(self.warmup, 1), (self.steps - step) / max(self.decay, 1))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The settings whose values differ, such as ``steps was 30, is 31 now``; nothing if none do."""
+    names = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)}, is {now.get(name)} now" for name in names)
+
+
+@contextmanager
+def interruption_held() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back and tell whether it came; a second one interrupts at once.
+
+    Elsewhere than in the main thread of a program that has Python's own answer to Ctrl-C, this does nothing.
+    """
+    came = False
+
+    def hold(number: int, frame: Any) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
@@ -167,15 +212,22 @@ class Trainer:
     schedule : Schedule
     folder : Path
         Where ``checkpoint.pt`` lies; it is read if it exists.
-    start : Path, optional
-        A checkpoint of another run to begin from: its weights, averages, optimisers and step.
+    start : Path or VLAE, optional
+        A checkpoint of another run to begin from: its weights, averages, optimisers and step. Or a model of this
+        configuration, from whose weights the schedule is run from its first step.
     device : str
     """
 
     def __init__(
-        self, config: VLAEConfig, schedule: Schedule, folder: Path, start: Path | None = None, device: str = "cpu"
-    ) -> None:
+        self, config: VLAEConfig, schedule: Schedule, folder: Path, start: Path | VLAE | None = None,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         torch.manual_seed(schedule.seed)
+        side = VLAEConfig.Z_PATCH
+        if config.z_channels and not config.image_size and schedule.crop % side:
+            raise VlaeError(
+                f"training: crop is {schedule.crop}, expected a multiple of {side}, the side of a square of z"
+            )
         self.config, self.schedule, self.folder = config, schedule, folder
         self.device = torch.device(device)
         self.model = VLAE(config).to(self.device)
@@ -188,6 +240,12 @@ class Trainer:
         self.weight = 1.0
         if self.path.exists():
             self.load(self.path, resume=True)
+        elif isinstance(start, VLAE):
+            changed = differences(json.loads(start.config.to_json()), json.loads(config.to_json()))
+            if changed:
+                raise UnknownModel(f"the model to start from: {changed}; leave out what it should be")
+            for module in (self.model, self.average):
+                module.load_state_dict(start.state_dict())
         elif start is not None:
             self.load(start, resume=False)
 
@@ -217,16 +275,19 @@ class Trainer:
         """Read a checkpoint of the same configuration; to resume, of the same schedule too."""
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
+            config = json.loads(VLAEConfig.from_json(state["config"]).to_json())
+            # A checkpoint of before some settings existed was made with their defaults.
+            schedule = dataclasses.asdict(Schedule()) | state["schedule"]
+        except (OSError, UnknownModel):
+            raise
         except Exception as error:
             raise UnknownModel(f"{path}: not a checkpoint of vlae-codec ({type(error).__name__})") from None
-        if VLAEConfig.from_json(state["config"]) != self.config:
-            raise UnknownModel(
-                f"{path}: was made with configuration {state['config']}, expected {self.config.to_json()}"
-            )
-        # A checkpoint of before some settings existed was made with their defaults.
-        made_with = dataclasses.asdict(Schedule()) | state["schedule"]
-        if resume and made_with != dataclasses.asdict(self.schedule):
-            raise UnknownModel(f"{path}: was made with schedule {state['schedule']}, expected {self.schedule}")
+        changed = differences(config, json.loads(self.config.to_json()))
+        if resume:
+            changed = "; ".join(filter(None, [changed, differences(schedule, dataclasses.asdict(self.schedule))]))
+        if changed:
+            advice = ", or choose another folder" if resume else ""
+            raise UnknownModel(f"{path}: {changed}; go on with the settings that it was made with{advice}")
         for module, key in ((self.model, "model"), (self.average, "average")):
             module.load_state_dict(state[key])
         if self.config.image_size and not resume:
@@ -258,7 +319,10 @@ class Trainer:
     def run(
         self, sources: list[Path], report: Callable[[Progress], None], save_every: int = 500, until: int | None = None
     ) -> None:
-        """Train to the schedule's end, or to step ``until``, calling ``report`` after every step."""
+        """Train to the schedule's end, or to step ``until``, calling ``report`` after every step.
+
+        Ctrl-C ends it after the step that is under way: the checkpoint is saved, then `KeyboardInterrupt` raised.
+        """
         schedule = self.schedule
         last = min(schedule.steps, until or schedule.steps)
         if self.step >= last:
@@ -268,30 +332,40 @@ class Trainer:
         before, begun = self.seconds, time.monotonic()
         first = self.step
         self.model.train()
-        for batch in batches:
-            # One seed a step, so that a resumed run draws the same noise as one that was never stopped.
-            torch.manual_seed(schedule.seed * 1_000_003 + self.step)
-            for optimizer in self.optimizers:
-                rate = schedule.matrix_rate if isinstance(optimizer, Muon) else schedule.rate
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["factor"] * schedule.rate_at(self.step)
-            objective, pixels, kl = self._loss(batch)
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            objective.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.step += 1
-            # The average forgets its beginning: short at first, then as long as asked for.
-            keep = min(schedule.average, (self.step + 1) / (self.step + 10))
-            with torch.no_grad():
-                for mine, other in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                    mine.lerp_(other, 1.0 - keep)
-            pixels_mean, kl_mean = 0.99 * pixels_mean + pixels, 0.99 * kl_mean + kl
-            weight_sum = 0.99 * weight_sum + 1.0
-            self.seconds = before + time.monotonic() - begun
-            speed = (self.step - first) * schedule.batch / (self.seconds - before)
-            report(Progress(self.step, pixels_mean / weight_sum, kl_mean / weight_sum, speed))
-            if self.step % save_every == 0 or self.step == last:
-                self.save()
+        with interruption_held() as interrupted:
+            for batch in batches:
+                pixels, kl = self._train_on(batch)
+                pixels_mean, kl_mean = 0.99 * pixels_mean + pixels, 0.99 * kl_mean + kl
+                weight_sum = 0.99 * weight_sum + 1.0
+                self.seconds = before + time.monotonic() - begun
+                speed = (self.step - first) * schedule.batch / (self.seconds - before)
+                report(Progress(self.step, pixels_mean / weight_sum, kl_mean / weight_sum, speed))
+                stop = interrupted()
+                if self.step % save_every == 0 or self.step == last or stop:
+                    self.save()
+                if stop:
+                    raise KeyboardInterrupt(f"interrupted; step {self.step} is saved, the same command goes on from it")
+
+    def _train_on(self, batch: Batch | Tensor) -> tuple[float, float]:
+        """One step of the optimisers and of the average; what `_loss` says of pixels and KL."""
+        schedule = self.schedule
+        # One seed a step, so that a resumed run draws the same noise as one that was never stopped.
+        torch.manual_seed(schedule.seed * 1_000_003 + self.step)
+        for optimizer in self.optimizers:
+            rate = schedule.matrix_rate if isinstance(optimizer, Muon) else schedule.rate
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"] * schedule.rate_at(self.step)
+        objective, pixels, kl = self._loss(batch)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        # The average forgets its beginning: short at first, then as long as asked for.
+        keep = min(schedule.average, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mine, other in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mine.lerp_(other, 1.0 - keep)
+        return pixels, kl

@@ -152,11 +152,22 @@ def test_every_error_is_of_one_family() -> None:
             assert issubclass(item, VlaeError)
 
 
-def test_progress_counts_every_pixel(tiny_model: Model) -> None:
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("kind", ["smooth", "flat", "P", "16 bits"])
+def test_progress_counts_each_pixel_once(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch, kind: str, verify: bool
+) -> None:
+    """Over coding, fallbacks and verification, and in decoding again."""
+    if kind == "smooth":
+        monkeypatch.setattr(api, "_fallback_may_win", lambda image, size: False)
+    image = Image.fromarray(picture("flat" if kind == "flat" else "smooth", 100, 60))
+    image = {"P": image.quantize(8), "16 bits": image.convert("I;16")}.get(kind, image)
     done: list[int] = []
-    image = picture("smooth", 100, 60)
-    vlae_codec.compress(image, tiny_model, progress=done.append)
-    assert sum(done) == 2 * 100 * 60
+    data = vlae_codec.compress(image, tiny_model, verify=verify, progress=done.append)
+    assert sum(done) == 100 * 60
+    done.clear()
+    vlae_codec.decompress(data, tiny_model, progress=done.append)
+    assert sum(done) == 100 * 60
 
 
 def test_a_stage_that_runs_dry_is_coded_without_z(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from vlae_codec import Model, UnsupportedImage
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
 from vlae_codec.formats.header import Reason
-from vlae_codec.images import fallback
+from vlae_codec.images import fallback, jpeg
 from vlae_codec.images.pixels import to_planes
 
 SUITE = Path(__file__).parent.parent / "data" / "pngsuite.zip"
@@ -189,6 +189,23 @@ def moving(fmt: str) -> bytes:
 def test_what_would_lose_something_is_kept_as_it_is(name: str, reason: Reason, source, tiny_model: Model) -> None:
     what = check(source(), name, tiny_model)
     assert (what["mode"], what["why"]) == ("stored", reason.text)
+
+
+def test_a_jpeg_is_stored_smaller_and_comes_back_bit_for_bit(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if jpeg._library() is None:
+        pytest.skip("needs imagecodecs or pillow-jxl-plugin")
+    source = saved(Image.fromarray(picture("smooth", 120, 160)), "JPEG", quality=80, progressive=True)
+    data = api.compress_file(source, "a.jpg", tiny_model)
+    assert len(data) < 0.95 * len(source)
+    what = check(source, "a.jpg", tiny_model)
+    assert (what["mode"], what["why"]) == ("stored", Reason.LOSSY.text)
+    # Where neither package is, such a file is not written, and not read as something else.
+    monkeypatch.setattr(jpeg, "_library", lambda: None)
+    assert len(api.compress_file(source, "a.jpg", tiny_model)) > len(data)
+    with pytest.raises(UnsupportedImage, match="install pillow-jxl-plugin or imagecodecs"):
+        api.restore_file(data)
 
 
 def test_pixels_of_a_jpeg_are_coded_when_asked_for(tiny_model: Model) -> None:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +24,7 @@ from vlae_codec.models.training.loop import Progress, Schedule, Trainer
 from vlae_codec.models.vlae import VLAE
 
 import vlae_codec
-from vlae_codec.errors import UnknownModel, UnsupportedImage
+from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError
 from vlae_codec.stages import StageKind
 
 SMALL = VLAEConfig(channels=8, blocks=1, mixtures=2, z_channels=2, z_hidden=8)
@@ -74,13 +79,76 @@ def test_a_frozen_decoder_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
     train(folder, tmp_path / "run", until=5)
-    with pytest.raises(UnknownModel, match="schedule"):
-        Trainer(SMALL, Schedule(steps=31), tmp_path / "run")
-    with pytest.raises(UnknownModel, match="configuration"):
-        Trainer(VLAEConfig(channels=4), SHORT, tmp_path / "run")
+    with pytest.raises(UnknownModel, match=r"checkpoint.pt: steps was 30, is 31 now; go on with .*, or choose another"):
+        Trainer(SMALL, dataclasses.replace(SHORT, steps=31), tmp_path / "run")
+    with pytest.raises(UnknownModel, match=r"z_hidden was 8, is 4 now; crop was 32, is 48 now; go on"):
+        Trainer(dataclasses.replace(SMALL, z_hidden=4), dataclasses.replace(SHORT, crop=48), tmp_path / "run")
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"nothing")
     with pytest.raises(UnknownModel, match="not a checkpoint"):
         Trainer(SMALL, SHORT, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"crop": 50}, "crop is 50, expected a multiple of 16"), ({"batch": 0}, "batch is 0, expected 1.."),
+     ({"steps": -1}, "steps is -1"), ({"word_dropout": 1.5}, r"word_dropout is 1.5, expected 0..1")],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict, match: str) -> None:
+    with pytest.raises(VlaeError, match=match):
+        Trainer(SMALL, dataclasses.replace(SHORT, **change), tmp_path)
+
+
+def test_crops_need_no_squares_without_z(folder: Path, tmp_path: Path) -> None:
+    trainer = Trainer(dataclasses.replace(SMALL, z_channels=0), dataclasses.replace(SHORT, crop=50), tmp_path)
+    trainer.run([folder], lambda progress: None, until=1)
+    assert trainer.step == 1
+
+
+def test_an_interrupted_run_is_saved_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    whole, _ = train(folder, tmp_path / "whole")
+    trainer = Trainer(SMALL, SHORT, tmp_path / "run")
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="step 7 is saved"):
+        trainer.run([folder], interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = Trainer(SMALL, SHORT, tmp_path / "run")
+    assert resumed.step == 7
+    resumed.run([folder], lambda progress: None)
+    for a, b in zip(whole.average.parameters(), resumed.average.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_second_interruption_does_not_wait(folder: Path, tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, SHORT, tmp_path / "run")
+
+    def interrupt(progress: Progress) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="^$"):
+        trainer.run([folder], interrupt)
+    assert not trainer.path.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
+def test_ctrl_c_in_a_terminal_saves(folder: Path, tmp_path: Path) -> None:
+    """It goes to all processes of a group: the one that makes batches must not die of it before the step is done."""
+    arguments = ["train", "--data", folder, "-o", tmp_path / "run", "--batch", 1, "--crop", 32, "--channels", 8,
+                 "--blocks", 1, "--z-channels", 0, "--device", "cpu", "--threads", 1]  # fmt: skip
+    command = [sys.executable, "-m", "vlae_codec.cli", *map(str, arguments)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert running.stderr is not None
+    assert running.stderr.readline().startswith("step 50/")
+    os.killpg(running.pid, signal.SIGINT)
+    rest = running.communicate(timeout=60)[1].splitlines()
+    assert running.returncode == 130
+    assert re.fullmatch(r"vlae-codec: interrupted; step \d+ is saved, the same command goes on from it", rest[-1])
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] >= 50
 
 
 def test_integers_code_as_short_as_the_float_model(folder: Path, tmp_path: Path) -> None:
@@ -116,6 +184,14 @@ def test_train_and_export_commands(folder: Path, tmp_path: Path) -> None:
     result = runner.invoke(main, ["train", "--data", str(tmp_path / "run"), "-o", str(tmp_path / "b")])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "no pictures found" in result.output
+    arguments[arguments.index("--steps") + 1] = 60
+    for changed, match in (
+        (arguments, "steps was 50, is 60 now"),
+        ([*arguments, "--crop", 50], "crop is 50, expected"),
+    ):
+        result = runner.invoke(main, [str(a) for a in changed])
+        assert (result.exit_code, result.output.count("\n")) == (1, 1)
+        assert match in result.output
 
 
 def test_likelihoods_of_all_values_sum_to_one() -> None:

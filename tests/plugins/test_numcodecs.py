@@ -17,7 +17,7 @@ from vlae_codec.plugins.numcodecs import Vlae
 pytestmark = pytest.mark.usefixtures("model_wins")
 PIXELS = picture("smooth", 40, 48)
 GREY = np.ascontiguousarray(PIXELS[..., 0])
-SHAPES = [(40, 48), (40, 48, 3), (1, 40, 48), (3, 40, 16), (40, 48, 1), (7, 2, 3)]
+SHAPES = [(40, 48), (40, 48, 3), (1, 40, 48), (3, 40, 16), (40, 48, 1), (7, 2, 3), (3, 20, 16, 3), (1, 40, 48, 3)]
 
 
 def chunk_of(shape: tuple[int, ...]) -> np.ndarray:
@@ -49,8 +49,17 @@ def test_a_chunk_is_an_ordinary_file(codec: Vlae) -> None:
 
 @pytest.mark.parametrize(
     "chunk",
-    [PIXELS.astype(np.int16), PIXELS[0, 0], PIXELS[None], PIXELS[:0], b"bytes", GREY.T, GREY[:, ::2]],
-    ids=["int16", "1-D", "4-D", "empty", "bytes", "Fortran order", "gaps"],
+    [
+        PIXELS.astype(np.int16),
+        PIXELS[0, 0],
+        PIXELS[None, None],
+        GREY[None, None],
+        PIXELS[:0],
+        b"bytes",
+        GREY.T,
+        GREY[:, ::2],
+    ],
+    ids=["int16", "1-D", "5-D", "4-D grey", "empty", "bytes", "Fortran order", "gaps"],
 )
 def test_other_chunks_are_refused(codec: Vlae, chunk: object) -> None:
     with pytest.raises(UnsupportedImage, match="chunk of .* expected"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import operator
 import os
 from bisect import bisect_right
@@ -29,7 +30,7 @@ from vlae_codec.images import io as imaging
 from vlae_codec.images.pixels import MAX_PIXELS, check_size
 from vlae_codec.images.sets import Source, array_bytes, flat_images, is_array, open_binary, to_binary
 from vlae_codec.registry import MAX_MODEL_BYTES, Model, Models, find_model, model_from_bytes, model_id
-from vlae_codec.stages import Progress, StageKind, no_progress
+from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
 
 from . import header as container
 from . import single
@@ -79,8 +80,9 @@ def archive_array(
         writer = ArchiveWriter(Source("array", high, shape=shape, dtype=dtype, key=key), model, embed)
         return _chains(writer, bits, [], segment, verify, progress)
     writer = ArchiveWriter(Source("array", shape=shape, dtype=dtype, key=key), model, embed)
+    count = Passes(progress, flat[..., 0].size if flat.ndim == 4 else flat.size).take(1)
     for image in flat:
-        writer.add_single(single.compress(image, model, verify=verify, progress=progress), "")
+        writer.add_single(single.compress(image, model, verify=verify, progress=count), "")
     return writer.finish()
 
 
@@ -105,10 +107,15 @@ def archive_files(
         writer = ArchiveWriter(source, model, embed)
         return _chains(writer, bits, [name for name, _ in paths], segment, verify, progress, kept)
     writer = ArchiveWriter(Source(), model, embed)
+
+    def count(pixels: int) -> None:
+        """As `progress`, but nobody knows yet how many pixels will come in all."""
+        progress(pixels)
+
     for name, path in paths:
         original = files.read_bytes(path)
         data = single.compress_file(
-            original, path.name, model, named=False, verify=verify, progress=progress, max_pixels=max_pixels,
+            original, path.name, model, named=False, verify=verify, progress=count, max_pixels=max_pixels,
             exact=exact,
         )  # fmt: skip
         writer.add_single(data, name)
@@ -122,13 +129,15 @@ def _chains(
     attributes: Sequence[files.Attributes] = (),
 ) -> bytes:  # fmt: skip
     """An archive of binary images (N, S, S) of zeros and ones, in segments of so many."""
+    passes = Passes(progress, bits.size)
+    count = passes.take(0.5 if verify else 1)
     for first in range(0, len(bits), segment):
-        writer.add_chain(bits[first : first + segment], names[first : first + segment], progress)
+        writer.add_chain(bits[first : first + segment], names[first : first + segment], count)
     if attributes:
         writer.add_attributes(attributes)
     data = writer.finish()
     if verify:
-        _verify(data, bits, writer.model, progress)
+        _verify(data, bits, writer.model, passes.take(1))
     return data
 
 
@@ -363,9 +372,10 @@ class Archive(Sections):
         if self.damaged:
             raise CorruptFile(self.damaged[0])
         images = []
+        expect(progress, math.prod(self.source.shape[:3]))
         for image in self:
             images.append(image)
-            progress(image.size)
+            progress(image.shape[0] * image.shape[1])
         array = np.stack(images)
         return array.astype(bool) if self.source.dtype == "bool" else array
 

@@ -16,7 +16,7 @@ from vlae_codec.images.metadata import metadata_of, restore_metadata
 from vlae_codec.images.pixels import digest_of, from_planes, pixel_digest, to_planes, values_of
 from vlae_codec.images.rasters import Form
 from vlae_codec.registry import Model, find_config, find_model, load_model, window_of
-from vlae_codec.stages import Progress, StageKind, no_progress
+from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
 
 from . import header as container
 from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, SourceFile
@@ -26,6 +26,9 @@ from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, Sou
 FALLBACK_SHARE = 1.2
 #: Subpixels below which every way of coding z is tried, and every fallback, and the smallest kept.
 SMALL = 3 * 192 * 192
+#: About the share of the time that the VLAE takes of its own and of verification, that fallbacks take of theirs and of
+#: verification, and what is left for anything after a pass that was the only one planned. For the progress alone.
+VLAE_SHARE, FALLBACKS_SHARE, REST = 0.35, 0.8, 0.1
 #: Keys of the metadata for the source file's name, and for its format where the name does not tell.
 NAME, FORMAT = "name", "format"
 #: What comes back of a source file, by the form in which it is kept; None for those that are stored.
@@ -58,7 +61,7 @@ def compress(
     verify : bool
         Decode the result and compare before returning it.
     progress : function
-        Called with the pixels done since its last call; with ``verify``, each pixel counts twice.
+        Called with the pixels done since its last call: in all, with fallbacks and verification, each pixel once.
     max_pixels : int
         Refuse an image that has more.
 
@@ -103,17 +106,18 @@ def _compress(
     """
     data = b""
     recipe = source[0] if source else None
+    width, height = subject.size if isinstance(subject, Image.Image) else subject.shape[1::-1]
+    passes = Passes(progress, width * height)
     if isinstance(subject, Image.Image):
         digest = source[1] if source else digest_of(subject)
-        header = Header(Mode.FALLBACK, *subject.size, digest, metadata, recipe, pillow_mode=subject.mode)
+        header = Header(Mode.FALLBACK, width, height, digest, metadata, recipe, pillow_mode=subject.mode)
     else:
         model = model or load_model()
         planes, kind = to_planes(subject)
-        size = (subject.shape[1], subject.shape[0])
-        digest = source[1] if source else pixel_digest(kind.image_mode, size, [subject.data.cast("B")])
-        header = Header(Mode.VLAE, *size, digest, metadata, recipe, pillow_mode=kind.image_mode)
+        digest = source[1] if source else pixel_digest(kind.image_mode, (width, height), [subject.data.cast("B")])
+        header = Header(Mode.VLAE, width, height, digest, metadata, recipe, pillow_mode=kind.image_mode)
         header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
-        data = _vlae(planes, kind, header, model, progress)
+        data = _vlae(planes, kind, header, model, passes.take(VLAE_SHARE if verify else 1 - REST))
         # What takes next to no bits is left to the fallbacks, which take next to no time.
         data = data if header.is_bounded((header.costs[0] - header.costs[1] + header.costs[2]) // 8) else b""
         del planes
@@ -121,7 +125,8 @@ def _compress(
         image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
         del subject
         header.mode = Mode.FALLBACK
-        header.fallback_kind, payload = smallest_fallback(image)
+        share = FALLBACKS_SHARE if data and verify else 1 - REST
+        header.fallback_kind, payload = smallest_fallback(image, passes.take(share))
         other = container.write(header, payload)
         if not data or len(other) < len(data):
             data = other
@@ -132,11 +137,12 @@ def _compress(
         try:
             written = container.read(data, container.MAX_SIDE**2)
             check = _rebuilt if written[0].source else _pixels
-            check(*written, model, progress)
+            check(*written, model, passes.take(1))
         except CorruptFile as error:
             raise VerificationFailed(
                 f"the file does not decode to the image given: {error}; please report this with the image"
             ) from None
+    passes.finish()
     return data
 
 
@@ -397,6 +403,7 @@ def _unchecked(
     header: Header, payload: bytes | memoryview, model: Model | None, progress: Progress
 ) -> Image.Image | np.ndarray:
     """What is decoded, whatever its checksum is."""
+    expect(progress, header.width * header.height)
     if header.mode is Mode.VLAE:
         return _decode(header, payload, model, progress)
     pixels = read_fallback(header.fallback_kind, payload, header.pillow_mode, (header.width, header.height))

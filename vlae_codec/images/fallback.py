@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec.errors import CorruptFile, UnsupportedImage
+from vlae_codec.stages import Progress, no_progress
 
 from .pixels import STRIP, digest_of, palette_of, strips_of
 
@@ -118,20 +119,24 @@ def _split_palette(data: bytes | memoryview) -> tuple[bytes, bytes | memoryview]
     return bytes(data[2 : 2 + length]), data[2 + length :]
 
 
-def smallest_fallback(image: Image.Image) -> tuple[FallbackKind, bytes]:
-    """The image in the smallest of the forms, without metadata."""
+def smallest_fallback(image: Image.Image, progress: Progress = no_progress) -> tuple[FallbackKind, bytes]:
+    """The image in the smallest of the forms, without metadata; WebP takes most of the time."""
     bare = image
     if image.info:
         bare = image.copy()
         bare.info = {}
     slow = bare.width * bare.height <= SLOW_PIXELS
+    twentieth = bare.width * bare.height // 20
     choices = [(FallbackKind.DEFLATE, raw(bare))]
+    progress(twentieth)
     if bare.mode in PNG_MODES:
         choices.append((FallbackKind.PNG, saved(bare, "PNG", optimize=True)))
+    progress(twentieth)
     if slow and bare.mode in WEBP_MODES and max(bare.size) <= WEBP_SIDE:
         plain = _plain(bare, WEBP_MODES[bare.mode])
         data = saved(plain, "WEBP", lossless=True, quality=100, method=6, exact=True)
         choices.append((FallbackKind.WEBP, _with_palette(bare, data) if bare.mode == "P" else data))
+    progress(15 * twentieth)
     if slow and bare.mode in JXL_MODES and jxl_plugin():
         data = saved(_plain(bare, JXL_MODES[bare.mode]), "JXL", lossless=True, effort=7)
         choices.append((FallbackKind.JXL, _with_palette(bare, data) if bare.mode == "P" else data))

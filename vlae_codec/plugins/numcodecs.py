@@ -26,16 +26,16 @@ from vlae_codec.errors import CorruptFile, UnsupportedImage
 from vlae_codec.formats import single as api
 from vlae_codec.registry import DEFAULT_MODEL, load_model
 
-#: Begins the comment of a chunk's image, before N, where N images (H, W) lie below each other.
+#: Begins the comment of a chunk's image, before N, where N images lie below each other.
 STACK = "images below each other: "
 #: Zarr calls from many threads. One of them already uses every core, and not each of numba's thread pools bears two.
 _LOCK = threading.Lock()
 
 
 class Vlae(Codec):
-    """Chunks of uint8, C order, shape (H, W), (H, W, 3) or (N, H, W); a last dimension of 3 means RGB.
+    """Chunks of uint8, C order, shape (H, W), (H, W, 3), (N, H, W) or (N, H, W, 3); a last dimension of 3 means RGB.
 
-    A chunk becomes an ordinary .vlae file. Of (N, H, W) that is one image of N * H rows, with N in its comment.
+    A chunk becomes an ordinary .vlae file. Of N images that is one image of N * H rows, with N in its comment.
 
     Parameters
     ----------
@@ -51,17 +51,18 @@ class Vlae(Codec):
     def encode(self, buf: Any) -> bytes:
         """Compress a chunk and verify it; `UnsupportedImage` for other shapes, dtypes and orders."""
         chunk = ensure_ndarray(buf)
-        if chunk.dtype != np.uint8 or chunk.ndim not in (2, 3) or not chunk.size:
+        colour = chunk.shape[-1:] == (3,) and chunk.ndim > 2
+        if chunk.dtype != np.uint8 or chunk.ndim not in (2, 3, 3 + colour) or not chunk.size:
             raise UnsupportedImage(
-                f"chunk of {chunk.dtype}, shape {chunk.shape}; expected uint8 (H, W), (H, W, 3) or (N, H, W)"
+                f"chunk of {chunk.dtype}, shape {chunk.shape}; expected uint8 (H, W), (H, W, 3), (N, H, W) or "
+                "(N, H, W, 3)"
             )
         if not chunk.flags.c_contiguous:
             # numcodecs passes on memory, not indices: what decodes as rows would be taken for columns.
             raise UnsupportedImage(f"chunk of strides {chunk.strides}, expected one in C order without gaps")
-        if chunk.ndim == 2 or chunk.shape[2] == 3:
-            image = Image.fromarray(chunk)
-        else:
-            image = Image.fromarray(chunk.reshape(-1, chunk.shape[2]))
+        sides = chunk.ndim - colour
+        image = Image.fromarray(chunk.reshape(-1, *chunk.shape[sides - 1 :]))
+        if sides == 3:
             image.info["comment"] = f"{STACK}{len(chunk)}"
         with _LOCK:
             return api.compress(image, load_model(self.model))
@@ -94,11 +95,11 @@ class Vlae(Codec):
 
 
 def _unstack(tall: NDArray[np.uint8], comment: str) -> NDArray[np.uint8]:
-    """Images (N, H, W) from (N * H, W) and the comment that says N."""
+    """Images (N, H, W[, 3]) from (N * H, W[, 3]) and the comment that says N."""
     match = re.fullmatch(STACK + "([1-9][0-9]{0,8})", comment)
-    if match is None or tall.ndim != 2 or len(tall) % int(match[1]):
+    if match is None or len(tall) % int(match[1]):
         raise CorruptFile(f"the chunk of shape {tall.shape} has the comment {comment!r}, expected {STACK}N")
-    return tall.reshape(int(match[1]), -1, tall.shape[1])
+    return tall.reshape(int(match[1]), -1, *tall.shape[1:])
 
 
 register_codec(Vlae)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import GOLDEN, binary_images, picture, tiny, vlae_file
+from PIL import Image
+from vlae_codec.cli import main
+from vlae_codec.models.exact.integer import IntegerModel
+from vlae_codec.models.training.evaluate import picture_elbo
+from vlae_codec.models.training.export import load_average, measure_binary_ranges, measure_ranges, to_integers
+from vlae_codec.models.training.start import to_floats
+
+import vlae_codec
+from vlae_codec.errors import UnknownModel
+from vlae_codec.registry import model_from_bytes
+from vlae_codec.stages import StageKind
+
+PHOTOGRAPHS = ["tiny", "tiny-pointwise", "tiny-no-z"]
+BINARY = ["tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"]
+
+
+def coded_bits(integers: IntegerModel, pixels: np.ndarray, kind: StageKind) -> float:
+    data = vlae_file(Image.fromarray(pixels), kind, model_from_bytes(integers.to_bytes(), "mine", "cpu"))
+    return vlae_codec.info(data)["elbo_bits"]
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_float_model_is_as_likely_as_the_integer_one(name: str, seed: int) -> None:
+    pixels = picture("smooth", 96, 96, seed)
+    floats, _ = picture_elbo(to_floats(tiny(name)), pixels, with_z=False)
+    assert floats == pytest.approx(coded_bits(tiny(name), pixels, StageKind.WITHOUT_Z) / pixels.size, rel=0.005)
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_the_float_model_exported_again_codes_the_same_bits(name: str) -> None:
+    """With z, so that encoder, prior and features are what they were too."""
+    pixels = picture("smooth", 96, 96, 3)
+    floats = to_floats(tiny(name))
+    torch.manual_seed(0)
+    again = to_integers(floats, measure_ranges(floats, [pixels]))
+    kind = StageKind.PLAIN_Z if floats.config.z_channels else StageKind.WITHOUT_Z
+    assert coded_bits(again, pixels, kind) == pytest.approx(coded_bits(tiny(name), pixels, kind), rel=0.005)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_models_for_binary_images_too(name: str) -> None:
+    images = binary_images(200, 8)
+    floats = to_floats(tiny(name))
+    torch.manual_seed(0)
+    again = to_integers(floats, measure_binary_ranges(floats, images))
+    sizes = []
+    for integers in (tiny(name), again):
+        archive = vlae_codec.archive_array(images, model_from_bytes(integers.to_bytes(), "mine", "cpu"))
+        sizes.append(len(archive))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+def test_what_no_parameters_give_is_refused() -> None:
+    model = tiny("tiny")
+    # The map from z to features has no bias of its own in the float network.
+    model.layers["features.1"].bias[:] += 1000
+    with pytest.raises(UnknownModel, match="none that training can give"):
+        to_floats(model)
+
+
+def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(picture("smooth", 64, 64, i)).save(folder / f"{i}.png")
+    runner = CliRunner()
+    common = ["train", "--data", folder, "--batch", 1, "--crop", 32, "--fp32", "--device", "cpu", "--steps", 2]
+
+    def run(*more: object) -> tuple[int, str]:
+        result = runner.invoke(main, [str(a) for a in [*common, *more]])
+        return result.exit_code, result.output
+
+    for number, start in enumerate(("tiny", GOLDEN / "tiny.safetensors")):
+        output = tmp_path / str(number)
+        assert run("-o", output, "--start", start, "--rate", 0, "--matrix-rate", 0) == (0, "")
+        model, about = load_average(output / "checkpoint.pt")
+        assert about["step"] == 2
+        assert model.config == tiny("tiny").config
+        for mine, other in zip(model.parameters(), to_floats(tiny("tiny")).parameters(), strict=True):
+            assert torch.equal(mine, other)
+    assert run("-o", tmp_path / "0", "--start", "tiny", "--rate", 0, "--matrix-rate", 0, "--until", 2) == (0, "")
+    for more, match in (
+        (["--start", "tiny", "--channels", 16], "channels was 8, is 16 now"),
+        (["--start", "tiny-binary"], "a model for binary images: give --config vlae"),
+        (["--start", "nobody"], "no model 'nobody'"),
+    ):
+        code, output = run("-o", tmp_path / "c", *more)
+        assert (code, output.count("\n")) == (1, 1)
+        assert match in output
