@@ -18,6 +18,7 @@ from .export import export
 from .info import info
 from .listing import list_images
 from .lossy import lossy
+from .options import display
 from .train import train
 from .verify import verify
 
@@ -53,7 +54,7 @@ class _Group(click.Group):
         except KeyboardInterrupt as error:
             # 128 and the signal's number, as shells have it.
             message, code = str(error) or "interrupted", 130
-        click.echo(f"vlae-codec: {message}", err=True)
+        click.echo(display(f"vlae-codec: {message}"), err=True)
         _flush_or_drop()
         ctx.exit(code)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .folders import Batch, folder_options, is_folder, run_folder
-from .options import coding_options, complete_path, note, progress_bar, size_option, use_threads
+from .options import attributes_option, coding_options, complete_path, note, progress_bar, size_option, use_threads
 
 
 @click.command()
@@ -21,9 +21,11 @@ from .options import coding_options, complete_path, note, progress_bar, size_opt
 )
 @click.option("--pixels", is_flag=True, help="Code the pixels even of a JPEG, or where the source file is smaller.")
 @click.option("--strip", is_flag=True, help="Leave out metadata.")
+@click.option("--exact", is_flag=True, help="Only bit for bit: else the source is kept as it is.")
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
+@attributes_option
 @folder_options
 @size_option
 @coding_options
@@ -33,9 +35,11 @@ def compress(
     verify: bool,
     pixels: bool,
     strip: bool,
+    exact: bool,
     segment: int | None,
     embed_model: bool,
     key: str,
+    attributes: bool,
     batch: Batch,
     max_pixels: int,
     model_name: str | None,
@@ -48,10 +52,10 @@ def compress(
 
     With a folder as output, each image becomes a file of its own: a.png becomes a.png.vlae there.
 
-    One image SOURCE (- for standard input) becomes one image's file. RGB and grey images are coded by the model, an
-    alpha channel by itself. Palettes and other modes, and pictures for which that is smaller, are kept as lossless
-    WebP, PNG or deflated pixels inside the .vlae file. JPEG and other formats that lose pixels, animations, 16-bit
-    colour, and files that nothing makes smaller are stored as they are; --pixels codes the pixels all the same.
+    One image SOURCE (- for standard input) becomes one image's file, of which the source comes back bit for bit: BMP,
+    PGM, PPM, PAM, TGA, SGI, QOI, uncompressed TIFF and most PNG files from their pixels, which are coded by the model
+    or, where that is smaller, as lossless WebP, PNG or deflated pixels. Of other PNG files pixels and chunks come back;
+    --exact keeps those as they are. JPEG and all else is stored as it is; --pixels codes the pixels that are seen.
 
     Several images, a folder, or an array of images in a .npy or .npz file become an archive. So do single images with a
     model for binary images of one size, such as static-mnist; those cost a few bytes each in company.
@@ -75,7 +79,7 @@ def compress(
     if is_folder(output):
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this makes a file each")
-        coding = folders.Coding(model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels)
+        coding = folders.Coding(model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels, exact)
         tasks = folders.plan_compress([Path(source) for source in sources], batch.recursive)
         run_folder("compress", tasks, output, coding, batch, force, quiet)
         return
@@ -92,18 +96,23 @@ def compress(
         name = "" if sources[0] == files.STANDARD else Path(sources[0]).name
         with progress_bar(quiet, "compress") as update:
             data = api.compress_file(
-                source, name, model, pixels=pixels, strip=strip, verify=verify, progress=update, max_pixels=max_pixels
-            )
+                source, name, model, pixels=pixels, strip=strip, exact=exact, verify=verify, progress=update,
+                max_pixels=max_pixels,
+            )  # fmt: skip
         files.write_bytes(output, data, force)
         what = api.info(data)
         if what["mode"] == "stored":
             advice = "; --pixels codes its pixels all the same" if what["why"] == Reason.LOSSY.text else ""
             note(quiet, f"{output}: {len(data)} bytes, the source as it is: {what['why']}{advice}")
             return
+        if what["restores"] == "pixels":
+            kept = ", ".join(what["metadata"]) or "no metadata"
+            note(quiet, f"{output}: holds the pixels and {kept}; all else that the source held is dropped")
         seconds = time.monotonic() - begun
         note(
             quiet,
-            f"{output}: {len(data)} bytes, {what['bits_per_subpixel']:.3f} bits per subpixel, {what['mode']}, "
+            f"{output}: {len(data)} bytes, {what['restores']}, {what['bits_per_subpixel']:.3f} bits per subpixel, "
+            f"{what['mode']}, "
             f"{what['width'] * what['height'] / 1e6 / seconds:.2f} MP/s{' with verification' if verify else ''}",
         )
         return
@@ -118,7 +127,9 @@ def compress(
     else:
         paths = find_images([Path(source) for source in sources])
         with progress_bar(quiet, "compress") as update:
-            data = archive.archive_files(paths, model, progress=update, max_pixels=max_pixels, **options)
+            data = archive.archive_files(
+                paths, model, progress=update, max_pixels=max_pixels, exact=exact, attributes=attributes, **options
+            )
         count = len(paths)
     files.write_bytes(output, data, force)
     seconds = time.monotonic() - begun

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .folders import Batch, folder_options, is_folder, run_folder
-from .options import coding_options, complete_path, note, progress_bar, size_option, use_threads
+from .options import attributes_option, coding_options, complete_path, note, progress_bar, size_option, use_threads
 
 
 @click.command()
@@ -23,6 +23,7 @@ from .options import coding_options, complete_path, note, progress_bar, size_opt
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Lossy files: how many draws.")
 @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True,
               help="Lossy files: seed of the draws.")  # fmt: skip
+@attributes_option
 @folder_options
 @size_option
 @coding_options
@@ -33,6 +34,7 @@ def decompress(
     how: str,
     samples: int,
     seed: int,
+    attributes: bool,
     batch: Batch,
     max_pixels: int,
     model_name: str | None,
@@ -50,7 +52,8 @@ def decompress(
     format given by --output must keep the pixels exactly: .png, .webp (lossless), .tiff, .bmp, .ppm. Nothing is written
     unless the checksum of the pixels is right and the output reads back as the same image.
 
-    From a damaged archive the intact segments are restored and the damaged ones named; the exit code is 1.
+    From a damaged archive the intact segments are restored and the damaged ones named, as are files that exist and so
+    are in the way of an image; the exit code is 1.
 
     \b
     Examples:
@@ -83,6 +86,6 @@ def decompress(
     use_threads(threads)
     draws = Draws(samples, seed, how == "mean")
     with progress_bar(quiet, "decompress") as update:
-        request = Request(output, force, Models(model_name, device), select, draws, max_pixels, update)
+        request = Request(output, force, Models(model_name, device), select, draws, max_pixels, update, attributes)
         done = kinds.restore(data, request)
     note(quiet, done)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import complete_path
+from .options import complete_path, display
 
 
 @click.command()
@@ -29,7 +29,8 @@ def info(source: str, as_json: bool) -> None:
         _print_lossy(what)
     elif what["mode"] == "stored":
         click.echo(
-            f"{'stored':<16} {what['name'] or 'a source file'}, {what['stored_bytes']} bytes, as it is: {what['why']}"
+            f"{'stored':<16} {display(what['name']) or 'a source file'}, {what['source_bytes']} bytes, bit for bit: "
+            f"{what['why']}"
         )
         click.echo(f"{'file':<16} {what['file_bytes']} bytes")
     else:
@@ -82,7 +83,8 @@ def _image_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
             f"{what['width']} x {what['height']}, {what['image_mode']}, "
             f"metadata: {', '.join(what['metadata']) or 'none'}",
         ),
-        ("source", what["name"] or "not a file"),
+        ("source", display(what["name"]) or "not a file"),
+        ("restores", what["restores"]),
         ("mode", what["mode"] + (f" ({what['fallback']})" if what["mode"] == "fallback" else "") + f": {what['why']}"),
     ]
     if what["mode"] != "fallback":

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .options import display
+
 
 @click.command("list")
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -23,6 +25,6 @@ def list_images(source: Path, as_json: bool) -> None:
             click.echo(json.dumps({"images": names, "damaged": archive.damaged}, indent=2))
         else:
             for name in names:
-                click.echo(name)
+                click.echo(display(name))
         if archive.damaged:
             raise CorruptFile(f"damaged: {'; '.join(archive.damaged)}")

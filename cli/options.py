@@ -51,6 +51,15 @@ def size_option(function: Command) -> Command:
     return option(function)
 
 
+def attributes_option(function: Command) -> Command:
+    """``--attributes/--no-attributes``, of the commands that write archives or restore them."""
+    option = click.option(
+        "--attributes/--no-attributes", default=True, show_default=True,
+        help="Archives of files: their times of modification and permissions.",
+    )  # fmt: skip
+    return option(function)
+
+
 def use_threads(threads: int | None) -> None:
     """Apply ``--threads``."""
     if threads is not None:
@@ -97,7 +106,12 @@ def progress_bar(quiet: bool, what: str) -> Iterator[Bar]:
         yield Bar(bar)
 
 
+def display(name: str) -> str:
+    """A file's name as a terminal can show it: it may hold bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def note(quiet: bool, text: str) -> None:
     """One line of result on stderr, so that stdout stays free for data."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(display(text), err=True)

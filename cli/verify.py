@@ -10,16 +10,20 @@ from pathlib import Path
 import click
 
 from .folders import Batch, batch_options, files_bar, say
-from .options import model_options
+from .options import model_options, size_option
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--against", type=click.Path(exists=True, path_type=Path), metavar="SOURCE",
+              help="Compare with the file that was compressed, or with an archive's folder, bit for bit.")  # fmt: skip
 @batch_options
+@size_option
 @model_options
 def verify(
-    sources: tuple[Path, ...], batch: Batch, model_name: str | None, device: str, threads: int | None, quiet: bool
-) -> None:
+    sources: tuple[Path, ...], against: Path | None, batch: Batch, max_pixels: int, model_name: str | None,
+    device: str, threads: int | None, quiet: bool,
+) -> None:  # fmt: skip
     """Check .vlae files, and those in folders, without writing anything.
 
     Everything is decoded and held against its checksums. The exit code is 1 if anything is wrong, or cannot be checked
@@ -29,16 +33,19 @@ def verify(
     Examples:
       vlae-codec verify photo.vlae
       vlae-codec verify backup --recursive
+      vlae-codec verify photo.vlae --against photo.png
     """
     from vlae_codec.folders import Coding, find_packed
     from vlae_codec.folders import verify as run
 
     paths = [path for _, path in find_packed(sources, batch.recursive)]
+    if against and len(paths) > 1:
+        raise click.UsageError(f"--against is for one .vlae file, and these are {len(paths)}")
     jobs, threads = batch.workers(len(paths), threads)
-    coding = Coding(model_name, device, threads)
+    coding = Coding(model_name, device, threads, max_pixels=max_pixels)
     coding.models.load()  # What is wrong with the model is said once, not of every file.
     findings = []
-    with files_bar(quiet, "verify", len(paths)) as update, closing(run(paths, coding, jobs=jobs)) as results:
+    with files_bar(quiet, "verify", len(paths)) as update, closing(run(paths, coding, jobs, against)) as results:
         for finding in results:
             findings.append(finding)
             update(1)

@@ -29,12 +29,16 @@ def write_varint(value: int) -> bytes:
 class Reader:
     """Takes fields off the front of some bytes; `CorruptFile` where there are too few."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self.data = data
         self.at = 0
 
     def take(self, count: int, what: str) -> bytes:
         """So many bytes."""
+        return bytes(self.view(count, what))
+
+    def view(self, count: int, what: str) -> bytes | memoryview:
+        """The same without a copy, where the data are a view."""
         part = self.data[self.at : self.at + count]
         if len(part) < count:
             raise CorruptFile(f"file ends inside {what}: {len(part)} bytes found, {count} expected")
@@ -85,7 +89,8 @@ def check_names(names: Sequence[str], error: type[Exception] = UnsupportedImage)
         if bad or "\\" in name or ":" in name or any(ord(c) < 32 for c in name) or len(name) > 4096:
             raise error(f"{name[:80]!r} cannot be the name of an image: expected a relative path such as a/b.png")
         try:
-            name.encode()
+            # Bytes of a file's name that are no text are halves of surrogate pairs, of which only those are let pass.
+            name.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
             raise error(f"{name[:80]!r} cannot be the name of an image: it is no text in UTF-8") from None
         if name in seen:

@@ -7,14 +7,33 @@ import os
 import stat
 import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from vlae_codec.errors import VlaeError
 
 #: The name that means standard input or output.
 STANDARD = "-"
+#: Of a file's mode: reading, writing and executing, but not to do so as another user.
+PERMISSIONS = 0o777
+#: Seconds after which a temporary file is old: between its making and its locking pass some microseconds.
+OLD = 60
+
+
+class Attributes(NamedTuple):
+    """What an archive keeps of a file beside its content: when it was modified, in ns, and who may do what with it."""
+
+    modified: int
+    permissions: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Attributes:
+        """Those of a file."""
+        found = os.stat(path)
+        return cls(found.st_mtime_ns, found.st_mode & PERMISSIONS)
 
 
 @contextlib.contextmanager
@@ -101,8 +120,10 @@ def below(folder: Path, name: str) -> Path:
     return path / parts[-1]
 
 
-def write_bytes(path: str, data: bytes, force: bool = False) -> None:
+def write_bytes(path: str, data: bytes, force: bool = False, attributes: Attributes | None = None) -> None:
     """Write a temporary file in the same folder, then give it its name; or write to standard output for ``-``.
+
+    ``attributes`` are those of the new file; by default it has those of any other new file.
 
     Raises
     ------
@@ -116,16 +137,38 @@ def write_bytes(path: str, data: bytes, force: bool = False) -> None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            _write_file(path, data, force)
+            _write_file(path, data, force, attributes)
     except OSError as error:
         # A full disk's error names no file. OSError makes a BrokenPipeError where it was one.
         raise OSError(error.errno, error.strerror, "standard output" if path == STANDARD else path) from None
 
 
-def _write_file(path: str, data: bytes, force: bool) -> None:
+def _lock(handle: int) -> None:
+    """Lock a file while it is open, or raise BlockingIOError; nothing where the system has no such locks."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_old(folder: Path, start: str) -> None:
+    """Remove temporary files that a killed process left: old ones that no process has open."""
+    for path in folder.glob(f"{start}*.tmp"):
+        # Where files cannot be locked, open ones can mostly not be removed.
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > OLD:
+                _lock(file.fileno())
+                path.unlink()
+
+
+def _write_file(path: str, data: bytes, force: bool, attributes: Attributes | None) -> None:
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=".vlae-", suffix=".tmp", dir=target.parent)
+    # The target is in the name, so that what a killed process left of it is found.
+    start = f".vlae-{zlib.crc32(os.fsencode(target.name)):08x}-"
+    _remove_old(target.parent, start)
+    handle, temporary = tempfile.mkstemp(prefix=start, suffix=".tmp", dir=target.parent)
     try:
+        _lock(handle)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -133,7 +176,9 @@ def _write_file(path: str, data: bytes, force: bool) -> None:
         # mkstemp makes a private file; give it the permissions that an ordinary new file has.
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, attributes.permissions & PERMISSIONS if attributes else 0o666 & ~mask)
+        if attributes:
+            os.utime(temporary, ns=(attributes.modified, attributes.modified))
         if force:
             os.replace(temporary, target)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError, describe
 from vlae_codec.formats import image, kinds, single
+from vlae_codec.formats.archive import Archive, extract
 from vlae_codec.images import io as imaging
 from vlae_codec.images.pixels import MAX_PIXELS
 from vlae_codec.registry import Models
@@ -24,6 +26,12 @@ from . import files
 SUFFIX = ".vlae"
 #: What is said of a file whose worker process ended in the middle of it.
 DIED = "the process that worked on it died: killed, or out of memory"
+#: What a file holds that differs from its original, by what `single.info` says of it.
+_HELD = {
+    "bit for bit": "another file",
+    "same pixels and metadata": "a PNG's pixels and chunks alone, or another file; compress it with --exact",
+    "pixels": "pixels alone",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Coding:
-    """How the files of a run are coded; see `single.compress_file` for the last four.
+    """How the files of a run are coded; see `single.compress_file` for the last five.
 
     Attributes
     ----------
@@ -61,6 +69,7 @@ class Coding:
     strip: bool = False
     verify: bool = True
     max_pixels: int = MAX_PIXELS
+    exact: bool = False
 
     def start(self) -> None:
         """Make a process ready: the threads set, the model loaded, which the registry then keeps."""
@@ -125,7 +134,7 @@ def plan_compress(sources: Sequence[Path], recursive: bool = False) -> list[Task
     VlaeError
         If two outputs collide.
     """
-    found = files.find(sources, set(imaging.formats_by_suffix()), recursive)
+    found = files.find(sources, imaging.image_suffixes(), recursive)
     if not found:
         raise UnsupportedImage(f"no images found in {_listed(sources, recursive)}")
     return _checked([Task(path, name + SUFFIX) for name, path in found])
@@ -314,7 +323,7 @@ def _compress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
         return task.name, single.compress_file(
             data, task.source.name, coding.models.load(), pixels=coding.pixels, strip=coding.strip,
-            verify=coding.verify, max_pixels=coding.max_pixels,
+            verify=coding.verify, max_pixels=coding.max_pixels, exact=coding.exact,
         )  # fmt: skip
 
     return _timed(task, code)
@@ -352,7 +361,9 @@ class Finding:
     error: str | None = None
 
 
-def verify(paths: Sequence[Path], coding: Coding, *, jobs: int = 0) -> Generator[Finding, None, None]:
+def verify(
+    paths: Sequence[Path], coding: Coding, jobs: int = 0, against: Path | None = None
+) -> Generator[Finding, None, None]:
     """Decode .vlae files of every kind without writing anything.
 
     Parameters
@@ -362,24 +373,58 @@ def verify(paths: Sequence[Path], coding: Coding, *, jobs: int = 0) -> Generator
         Its model, if it names one, must be the one that made every file.
     jobs : int
         Worker processes; 0 for none: the work is done in this process.
+    against : Path, optional
+        The file that was compressed, or the folder of an archive's files, which must be the same bit for bit.
 
     Yields
     ------
     Finding of each file, in the order in which they end.
     """
-    with contextlib.closing(run_each(functools.partial(_verify, coding), paths, jobs, coding.start)) as findings:
+    work = functools.partial(_verify, coding, against)
+    with contextlib.closing(run_each(work, paths, jobs, coding.start)) as findings:
         for path, finding in findings:
             yield finding or Finding(str(path), "failed", error=DIED)
 
 
-def _verify(coding: Coding, path: Path) -> Finding:
+def _verify(coding: Coding, against: Path | None, path: Path) -> Finding:
     try:
-        return Finding(str(path), "ok", kinds.check(files.read_bytes(path), coding.models))
+        data = files.read_bytes(path)
+        if against is None:
+            return Finding(str(path), "ok", kinds.check(data, coding.models, coding.max_pixels))
+        return Finding(str(path), "ok", _compared(data, against, coding))
     except UnknownModel as error:
         return Finding(str(path), "unchecked", error=f"cannot be checked: {describe(error)}")
     except Exception as error:
         # Whatever one file does, the others are still to be checked.
         return Finding(str(path), "failed", error=describe(error, str(path)))
+
+
+def _compared(data: bytes, original: Path, coding: Coding) -> str:
+    """What is the same bit for bit, in words; `VlaeError` names what differs."""
+    if kinds.is_single(data):
+        model = image.model_for(data, coding.models, coding.max_pixels)
+        name, content = single.restore_file(data, model, max_pixels=coding.max_pixels)
+        original = original / name if original.is_dir() else original
+        if content != files.read_bytes(original):
+            found = single.info(data)["restores"]
+            raise VlaeError(f"differs from {original}: the .vlae file holds {_HELD[found]}")
+        return f"{original}, bit for bit"
+    archive = Archive(io.BytesIO(data), coding.models.load(), coding.models.device, coding.max_pixels)
+    if archive.source.kind != "files" or not original.is_dir():
+        raise VlaeError("an archive of files is compared with their folder, and other archives with nothing")
+    differing = []
+
+    def compare(name: str, content: bytes) -> None:
+        try:
+            if content != files.read_bytes(original / name):
+                differing.append(f"{name} differs")
+        except (VlaeError, OSError) as error:
+            differing.append(f"{name}: {describe(error)}")
+
+    differing += archive.damaged + extract(archive, range(len(archive)), compare)
+    if differing:
+        raise VlaeError("; ".join(differing[:5]) + (f"; and {len(differing) - 5} more" if len(differing) > 5 else ""))
+    return f"{len(archive)} files of {original}, bit for bit"
 
 
 def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Caches(NamedTuple):
     #: The masked layers' inputs at the last columns of each row, (blocks, R, RING, channels); row y is at y mod R.
     #: Steps reach over at most R - 1 rows, and the row above those is still wanted.
     ring: Floats
-    #: The same in the row above the stage, (blocks, W + 2, channels); without columns at the top of the image.
+    #: The same in the row above the stage, (blocks, W + 2, channels); one column at the top of the image.
     boundary: Floats
     #: What the network says of a step's pixels, from the top down, int16 (rows, outputs).
     params: NDArray[np.int16]
@@ -114,7 +114,7 @@ class Caches(NamedTuple):
         )  # fmt: skip
         kept = min(rows, width // area.skew + 2) if config.spatial else 1
         # Nothing lies above the image, so that a width that is only claimed takes no memory.
-        columns = width + 2 if area.top else 0
+        columns = width + 2 if area.top else 1
         return cls(
             np.zeros((config.blocks, kept, RING, config.channels), np.float32),
             np.zeros((config.blocks, columns, config.channels), np.float32),
@@ -284,8 +284,10 @@ def network_rows(net, area, features, caches, thread, t, begin, end):
                 for place in range(3):
                     xx = x + place - 1
                     at = place * channels
-                    above = boundary[block, xx + 1] if y == 0 else ring[block, (y - 1) % kept, xx & (RING - 1)]
-                    inside = 0 <= xx < width and (y > 0 or boundary.shape[1] > 0)
+                    # The boundary of the image's top is one column of zeros.
+                    column = min(xx + 1, boundary.shape[1] - 1)
+                    above = boundary[block, column] if y == 0 else ring[block, (y - 1) % kept, xx & (RING - 1)]
+                    inside = 0 <= xx < width
                     for c in range(channels):
                         gathered[i, at + c] = above[c] if inside else zero
             np.dot(gathered[:n], masked[block], acc[:n])

@@ -1,1 +1,1 @@
-"""Training: data, objective, loop, and export to integers."""
+"""Training: data, objective, loop, and export to integers. Uses the float networks and exact/."""

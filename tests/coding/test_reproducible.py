@@ -114,6 +114,12 @@ def test_tiny_model_files_do_not_depend_on_threads(threads: int, tmp_path: Path)
     assert run(settings, 8192, tiny, "", tmp_path) == run({}, 300, tiny, "", tmp_path)
 
 
+def test_no_loop_leaves_its_arrays() -> None:
+    """As plain Python, where an index beyond an array's end is an error; CI runs the same compiled and checked."""
+    script = Path(__file__).parent / "bounds.py"
+    subprocess.run([sys.executable, script], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True)
+
+
 def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
     from vlae_codec.models.exact import loops
 

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 from conftest import GOLDEN, picture, vlae_file
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -28,7 +28,7 @@ json_values = st.recursive(
 
 @st.composite
 def headers(draw: st.DrawFn) -> Header:
-    width, height = draw(st.integers(1, 5000)), draw(st.integers(1, 5000))
+    width, height = draw(st.integers(1, 5000)), draw(st.integers(1, 50))
     header = Header(
         draw(st.sampled_from([Mode.VLAE, Mode.FALLBACK])), width, height, draw(st.binary(min_size=8, max_size=8))
     )
@@ -56,6 +56,7 @@ def headers(draw: st.DrawFn) -> Header:
 
 @given(headers(), st.binary(max_size=50))
 def test_what_is_written_is_read(header: Header, payload: bytes) -> None:
+    assume(header.mode is not Mode.VLAE or header.is_bounded(len(payload)))
     got, got_payload = container.read(container.write(header, payload))
     assert got_payload == payload
     if header.mode is Mode.VLAE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import time
 import zlib
 
 import numpy as np
@@ -219,18 +220,54 @@ def test_a_prior_that_sees_what_it_predicts() -> None:
 
 @pytest.mark.parametrize("size", [(1 << 24, 16), (16, 1 << 24), (1 << 14, 1 << 14)])
 @pytest.mark.parametrize("model_name", ["tiny", "photo"])
-def test_a_huge_image_in_a_few_bytes_takes_no_memory(size: tuple[int, int], model_name: str) -> None:
+def test_a_huge_image_in_a_few_bytes_takes_no_memory(
+    size: tuple[int, int], model_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than 10 GB of activations, if they were all kept; the message is empty, so the first pixel is an error."""
     from vlae_codec.stages import Stage, StageKind
 
     model = load_model(model_name, "cpu")
     header = Header(Mode.VLAE, *size, bytes(8), model_id=model.id, occurring=np.ones((3, 256), np.bool_))
+    # Otherwise it is refused at once, see below.
+    monkeypatch.setattr(container, "SUBPIXELS", 1 << 40)
     for kind in StageKind:
         header.stages = [Stage(0, size[1], kind)]
         data = container.write(header, (1 << 63).to_bytes(8, "little"))
         assert len(data) < 100
         with mutate.limits(), pytest.raises(CorruptFile, match="end too soon"):
             api.decompress(data, model)
+
+
+@pytest.mark.parametrize("size", [(1 << 14, 1 << 14), (1, 1 << 28), (1 << 28, 1)])
+@pytest.mark.parametrize("values", [1, 2])
+def test_a_huge_image_in_a_few_bytes_takes_no_time(size: tuple[int, int], values: int, tiny_model: Model) -> None:
+    from vlae_codec.stages import Stage, StageKind
+
+    occurring = np.zeros((3, 256), np.bool_)
+    occurring[:, :values] = True
+    stages = [Stage(0, size[1], StageKind.WITHOUT_Z)]
+    header = Header(Mode.VLAE, *size, bytes(8), model_id=tiny_model.id, occurring=occurring, stages=stages)
+    data = container.write(header, (1 << 63).to_bytes(8, "little"))
+    begun = time.process_time()
+    if values == 1:
+        # That many pixels of one colour are soon made, but nobody has asked for as many.
+        with pytest.raises(UnsupportedImage, match="--max-pixels"):
+            api.decompress(data, tiny_model, max_pixels=(1 << 28) - 1)
+    else:
+        with pytest.raises(CorruptFile, match="in a payload of 8 bytes"):
+            api.decompress(data, tiny_model)
+    assert time.process_time() - begun < 1
+
+
+def test_a_picture_of_next_to_no_bits_is_left_to_a_fallback(
+    tiny_model: Model, model_wins: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "SUBPIXELS", 1)
+    monkeypatch.setattr(container, "FEW_SUBPIXELS", 0)
+    pixels = np.random.default_rng(0).integers(0, 2, (200, 300, 3), np.uint8)
+    data = api.compress(pixels, tiny_model)
+    assert api.info(data)["mode"] == "fallback"
+    assert np.array_equal(np.asarray(api.decompress(data)), pixels)
 
 
 def test_a_huge_count_in_a_lossy_file_takes_no_memory(binary_model: Model) -> None:

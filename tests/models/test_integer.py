@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact import loops
 from vlae_codec.models.exact.integer import IntegerLayer, IntegerModel
+from vlae_codec.models.exact.networks import PatchNetworks
 from vlae_codec.models.exact.photo import PhotoNetworks
 from vlae_codec.models.plan import EXACT
 from vlae_codec.models.training.export import quantize
@@ -140,6 +141,29 @@ def test_parallel_and_step_by_step_passes_agree_bit_for_bit(name: str, stage: St
     serial = serial_params(coder, image, stage, features)
     assert np.array_equal(parallel, serial)
     assert len(np.unique(parallel)) > 100
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "tiny-no-z"])
+def test_what_lies_around_z_by_numpy_is_what_it_is_by_torch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_torch, by_numpy = PhotoNetworks(tiny(name)), PatchNetworks(tiny(name))
+    image = picture("smooth", 70, 45)
+    expected = by_torch.posterior(image)
+    z = np.random.default_rng(0).integers(-128, 128, (3, 2, by_torch.config.z_channels))
+    for part in (1 << 17, 1):
+        monkeypatch.setattr("vlae_codec.models.exact.networks.PART_PIXELS", part)
+        assert np.array_equal(by_numpy.posterior(image), expected)
+    assert np.array_equal(by_numpy.features(z), by_torch.features(z))
+
+
+@pytest.mark.parametrize("top", [1, 3, 20])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_halo_is_the_same_step_by_step(name: str, top: int) -> None:
+    coder, image = PhotoCoder(tiny(name)), picture("noise", 24, 33)
+    expected = np.zeros((coder.config.blocks, 35, coder.config.channels), np.float32)
+    for _ in coder.parallel.bands(image, top, top, None, expected):
+        pass
+    area, _ = coder._area(image, Stage(top, 24, StageKind.WITHOUT_Z))
+    assert np.array_equal(coder._caches(area).boundary, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)

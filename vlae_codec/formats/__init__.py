@@ -1,1 +1,1 @@
-"""One module a kind of .vlae file. Uses images/, coding/ and what stands below them."""
+"""One module a kind of .vlae file; `kinds` asks which. Uses registry.py, images/, coding/ and below."""

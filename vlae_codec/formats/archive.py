@@ -17,7 +17,14 @@ from PIL import Image
 
 from vlae_codec import files
 from vlae_codec.entropy.ans import Message
-from vlae_codec.errors import CorruptFile, UnknownModel, UnsupportedImage, VerificationFailed
+from vlae_codec.errors import (
+    CorruptFile,
+    UnknownModel,
+    UnsupportedImage,
+    VerificationFailed,
+    VlaeError,
+    describe,
+)
 from vlae_codec.fields import check_names
 from vlae_codec.images import io as imaging
 from vlae_codec.images.pixels import MAX_PIXELS, check_size
@@ -81,22 +88,24 @@ def archive_array(
 
 def archive_files(
     paths: Sequence[tuple[str, Path]], model: Model, *, segment: int = SEGMENT, embed: bool = False,
-    verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS,
+    verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS, exact: bool = False,
+    attributes: bool = True,
 ) -> bytes:  # fmt: skip
     """An archive of image files, given as (name, path), none of more than ``max_pixels``.
 
-    See `archive_array` for the other parameters.
+    With ``attributes`` their times of modification and permissions are kept. See `archive_array` and
+    `single.compress_file` for the other parameters.
 
     With a model for binary images all must be images of its size and one mode, 1 or L, without metadata.
     """
     check_names([name for name, _ in paths])
     if not paths:
         raise UnsupportedImage("no images to put into an archive")
+    kept = [files.Attributes.of(path) for _, path in paths] if attributes else []
     if model.config.image_size:
         bits, source = open_binary(paths, model.config.image_size)
-        return _chains(
-            ArchiveWriter(source, model, embed), bits, [name for name, _ in paths], segment, verify, progress
-        )
+        writer = ArchiveWriter(source, model, embed)
+        return _chains(writer, bits, [name for name, _ in paths], segment, verify, progress, kept)
     writer = ArchiveWriter(Source(), model, embed)
 
     def count(pixels: int) -> None:
@@ -106,20 +115,26 @@ def archive_files(
     for name, path in paths:
         original = files.read_bytes(path)
         data = single.compress_file(
-            original, path.name, model, named=False, verify=verify, progress=count, max_pixels=max_pixels
-        )
+            original, path.name, model, named=False, verify=verify, progress=count, max_pixels=max_pixels,
+            exact=exact,
+        )  # fmt: skip
         writer.add_single(data, name)
+    if kept:
+        writer.add_attributes(kept)
     return writer.finish()
 
 
 def _chains(
-    writer: ArchiveWriter, bits: NDArray[np.uint8], names: list[str], segment: int, verify: bool, progress: Progress
-) -> bytes:
+    writer: ArchiveWriter, bits: NDArray[np.uint8], names: list[str], segment: int, verify: bool, progress: Progress,
+    attributes: Sequence[files.Attributes] = (),
+) -> bytes:  # fmt: skip
     """An archive of binary images (N, S, S) of zeros and ones, in segments of so many."""
     passes = Passes(progress, bits.size)
     count = passes.take(0.5 if verify else 1)
     for first in range(0, len(bits), segment):
         writer.add_chain(bits[first : first + segment], names[first : first + segment], count)
+    if attributes:
+        writer.add_attributes(attributes)
     data = writer.finish()
     if verify:
         _verify(data, bits, writer.model, passes.take(1))
@@ -228,9 +243,16 @@ class Archive(Sections):
     def check(self) -> list[str]:
         """Decode everything; one line for each segment that is damaged."""
         problems = list(self.damaged)
+        problems += [f"several images are named {name!r}" for name in self.repeated_names()]
+        try:
+            self.attributes()
+        except CorruptFile as error:
+            problems.append(str(error))
         for number, segment in enumerate(self.segments):
             try:
-                self._image(number, 0)
+                # Of a file its bytes: not of every one can Pillow make an image.
+                if segment.tag is Tag.CHAIN or self.source.kind == "array" or self.source_file(segment.first) is None:
+                    self._image(number, 0)
             except CorruptFile as error:
                 problems.append(f"{self.place(segment.first)}: {error}")
         return problems
@@ -323,12 +345,12 @@ class Archive(Sections):
 
     def source_file(self, index: int) -> bytes | None:
         """The file that image number ``index`` was; None for one of a chain. Raises as ``[]`` does."""
-        for segment in self.segments:
-            if segment.first == index and segment.tag is Tag.SINGLE:
-                data = self.single(segment)
-                model = self._model_of(data)
-                return single.restore_file(data, model, name=self.names[index], max_pixels=self.max_pixels)[1]
-        return None
+        segment = self.segments[bisect_right(self.segments, index, key=lambda segment: segment.first) - 1]
+        if segment.tag is not Tag.SINGLE:
+            return None
+        data = self.single(segment)
+        name = (self._segment_names(segment) or [str(index)])[0]
+        return single.restore_file(data, self._model_of(data), name=name, max_pixels=self.max_pixels)[1]
 
     def _model_of(self, data: bytes) -> Model | None:
         """The model of a single image's file; None if it needs none."""
@@ -402,13 +424,12 @@ def info(data: bytes) -> dict[str, Any]:
     return Archive(io.BytesIO(data)).info()
 
 
-def check(data: bytes, models: Models) -> str:
+def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
     """What a sound archive holds, in words, everything decoded; `CorruptFile` names what is damaged."""
-    archive = Archive(io.BytesIO(data), models.load(), models.device)
+    archive = Archive(io.BytesIO(data), models.load(), models.device, max_pixels)
     problems = archive.check()
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CorruptFile("; ".join(problems[:5]) + more)
+        raise CorruptFile(_some(problems))
     return f"archive, {len(archive)} images"
 
 
@@ -417,8 +438,8 @@ def restore(data: bytes, request: Request) -> str:
 
     Raises
     ------
-    CorruptFile
-        If something is damaged, after all else has been written.
+    VlaeError
+        If something is damaged, or something is in the way of an image, after all else has been written.
     """
     archive = Archive(io.BytesIO(data), request.models.load(), request.models.device, request.max_pixels)
     output, selected = request.needed_output("an archive"), request.select
@@ -429,14 +450,57 @@ def restore(data: bytes, request: Request) -> str:
         return f"{output}: array of {array.dtype}, shape {array.shape}"
     indices = [archive.index_of(name) for name in selected] or range(len(archive))
     one = request.is_one_file(len(indices))
+    names, problems = archive.names, list(archive.damaged)
+    attributes: dict[str, files.Attributes | None] = {}
+    if request.attributes:
+        try:
+            attributes = dict(zip(names, archive.attributes(), strict=True))
+        except CorruptFile as error:
+            problems.append(str(error))
+    #: Where images went, by their paths as a file system that does not tell cases apart has them.
+    written: dict[str, list[str]] = {}
     count = 0
+    refused: list[str] = []
+
+    def is_free(name: str) -> bool:
+        """Whether nothing is in the way of an image, neither a file nor another image; what is, is noted."""
+        try:
+            path = output if one else str(files.below(Path(output), name))
+            for other in written.get(path.casefold(), []):
+                if Path(path).exists() and Path(path).samefile(other):
+                    raise VlaeError(f"{path} has been written already, as another image of the archive is {other}")
+            files.check_writable(path, request.force)
+        except (VlaeError, FileExistsError, NotADirectoryError) as error:
+            refused.append(describe(error))
+            return False
+        return True
 
     def write(name: str, content: bytes) -> None:
         nonlocal count
-        request.write(output if one else str(files.below(Path(output), name)), content)
-        count += 1
+        if is_free(name):
+            path = output if one else str(files.below(Path(output), name))
+            files.write_bytes(path, content, request.force, attributes.get(name))
+            written.setdefault(path.casefold(), []).append(path)
+            count += 1
 
-    problems = archive.damaged + extract(archive, indices, write, request.progress, Path(output).suffix if one else "")
+    # What is in the way is known before anything is decoded.
+    free = [index for index in indices if is_free(names[index])]
+    problems += extract(archive, free, write, request.progress, _other_suffix(output, names[indices[0]]) if one else "")
+    if refused:
+        raise VlaeError(f"{count} images restored, {len(refused)} not: {_some(refused)}")
     if problems:
-        raise CorruptFile(f"{count} images restored; damaged: {'; '.join(problems[:5])}")
+        raise CorruptFile(f"{count} images restored; damaged: {_some(problems)}")
     return f"{output}: {count} images"
+
+
+def _other_suffix(output: str, name: str) -> str:
+    """The suffix of an output whose format is another than that of an image's name; otherwise none."""
+    suffix = Path(output).suffix
+    same = suffix.lower() == Path(name).suffix.lower() or imaging.format_of(output) == imaging.format_of(name) != ""
+    return "" if same else suffix
+
+
+def _some(problems: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return "; ".join(problems[:5]) + more

@@ -43,6 +43,9 @@ class Mode(IntEnum):
     STORED = 4
 
 
+#: Most subpixels that a byte of a VLAE's payload may stand for, besides a few for all: the time that decoding takes is
+#: bounded by the file's size. Deflated pixels, which are the alternative, hold hardly more.
+SUBPIXELS, FEW_SUBPIXELS = 1 << 10, 1 << 18
 #: Added to the mode of files that make a source file again: their pixels come with a recipe, or the file is packed.
 SOURCE = 16
 #: Most bytes of a recipe.
@@ -92,12 +95,18 @@ class Header:
         """Channels that the VLAE codes."""
         return 3 if self.pixel_kind in (PixelKind.RGB, PixelKind.RGBA) else 1
 
+    def is_bounded(self, payload: int) -> bool:
+        """Whether a payload of so many bytes may hold the subpixels; channels of one value need no bits."""
+        assert self.occurring is not None
+        unknown = int((self.occurring.sum(axis=1) > 1).sum())
+        return unknown * self.width * self.height <= FEW_SUBPIXELS + SUBPIXELS * payload
+
 
 def mode_of(data: bytes) -> Mode:
     """The mode of a file from its first bytes; the errors of `read` if it has none."""
     if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2 or data[len(MAGIC)] != VERSION:
         read(data)
-    return _split_mode(Reader(data[len(MAGIC) + 1 :]))[0]
+    return _split_mode(Reader(data[len(MAGIC) + 1 : len(MAGIC) + 2]))[0]
 
 
 def _split_mode(reader: Reader) -> tuple[Mode, bool]:
@@ -177,7 +186,7 @@ def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
     name = _read_name(reader)
     digest = reader.take(8, "the checksum of the content")
     length = reader.varint("the content's length", 0, 1 << 48)
-    content = reader.data[reader.at :]
+    content = bytes(reader.data[reader.at :])
     if packed:
         content = unpack(content, length, "the content")
     elif len(content) != length:
@@ -209,8 +218,8 @@ def is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and not any(c in "/\\:" or ord(c) < 32 for c in name) and length <= MAX_NAME
 
 
-def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
-    """Header and payload of a .vlae file that holds one image, with every field checked.
+def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes | memoryview]:
+    """Header and payload, a view of the data, of a .vlae file that holds one image, with every field checked.
 
     Raises
     ------
@@ -246,9 +255,11 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes]:
         header.fallback_kind = FallbackKind(reader.byte("the fallback", len(FallbackKind)))
         mode_name = reader.take(reader.varint("the mode's length", 1, 16), "the mode's name")
         header.pillow_mode = mode_name.decode("ascii", "replace")
-    payload = reader.take(reader.varint("the payload's length", 0, len(body)), "the payload")
+    payload = reader.view(reader.varint("the payload's length", 0, len(body)), "the payload")
     if reader.at != len(body):
         raise CorruptFile(f"{len(body) - reader.at} bytes after the payload, expected none")
+    if mode is Mode.VLAE and not header.is_bounded(len(payload)):
+        raise CorruptFile(f"{width} x {height} pixels in a payload of {len(payload)} bytes, which holds too few")
     return header, payload
 
 
@@ -263,7 +274,8 @@ def _checked(data: bytes) -> tuple[Mode, Reader, bool]:
     version = reader.take(1, "the version")[0]
     if version != VERSION:
         raise UnsupportedVersion(f"the file has format version {version}, this release reads version {VERSION}")
-    body, stored = data[:-4], int.from_bytes(data[-4:], "little")
+    # A view, as files may be large.
+    body, stored = memoryview(data)[:-4], int.from_bytes(data[-4:], "little")
     if len(data) < len(MAGIC) + 5 or zlib.crc32(body) != stored:
         raise CorruptFile(
             f"checksum of the file is {zlib.crc32(body):08x}, {stored:08x} is stored: damaged, cut short or lengthened"

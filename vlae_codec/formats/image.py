@@ -27,17 +27,17 @@ def model_for(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> Mode
     return models.load()
 
 
-def check(data: bytes, models: Models) -> str:
+def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
     """What a sound file holds, in words; see `kinds.check`."""
     mode = container.mode_of(data)
     if mode is Mode.STORED:
         _, name, content = container.read_stored(data)
         return f"stored, {name or 'a source file'} of {len(content)} bytes"
-    what, model = info(data), model_for(data, models)
+    what, model = info(data), model_for(data, models, max_pixels)
     if what["restores"] != "pixels":
-        single.restore_file(data, model)
+        single.restore_file(data, model, max_pixels=max_pixels)
         return f"{mode.name.lower()}, {what['width']} x {what['height']}, {what['restores']}"
-    image = single.decompress(data, model)
+    image = single.decompress(data, model, max_pixels=max_pixels)
     return f"{mode.name.lower()}, {image.width} x {image.height}, {image.mode}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol, cast
 
+from vlae_codec.images.pixels import MAX_PIXELS
 from vlae_codec.registry import Models
 
 from .header import Mode, mode_of
@@ -24,7 +25,7 @@ class Kind(Protocol):
         """What a file holds and where its bits went, without decoding it."""
 
     @staticmethod
-    def check(data: bytes, models: Models) -> str:
+    def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
         """What a sound file holds, in words; decodes everything and raises `CorruptFile` if it is not sound."""
 
     @staticmethod
@@ -47,7 +48,7 @@ def info(data: bytes) -> dict[str, Any]:
     return kind_of(data).info(data)
 
 
-def check(data: bytes, models: Models) -> str:
+def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
     """What a sound .vlae file holds, in words.
 
     Raises
@@ -56,7 +57,7 @@ def check(data: bytes, models: Models) -> str:
     UnknownModel
         If the model that made the file is not here, or the one named is another.
     """
-    return kind_of(data).check(data, models)
+    return kind_of(data).check(data, models, max_pixels)
 
 
 def restore(data: bytes, request: Request) -> str:

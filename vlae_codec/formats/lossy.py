@@ -250,9 +250,9 @@ def info(data: bytes) -> dict[str, Any]:
     return LossyFile.from_bytes(data).info()
 
 
-def check(data: bytes, models: Models) -> str:
+def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
     """What a sound lossy file holds, in words."""
-    file = LossyFile.from_bytes(data)
+    file = LossyFile.from_bytes(data, max_pixels)
     decode_z(file, models.find(file.model_id).coder)
     width, height = file.head["size"]
     return f"lossy, {file.head['count']} images of {width} x {height}"

@@ -36,6 +36,8 @@ class Request:
     select : tuple of str
         Names or numbers of an archive's images; all of them if empty.
     draws : Draws
+    attributes : bool
+        Restore the times of modification and the permissions that an archive holds.
     max_pixels : int
         Refuse images that have more.
     progress : function
@@ -48,6 +50,7 @@ class Request:
     draws: Draws = field(default_factory=Draws)
     max_pixels: int = MAX_PIXELS
     progress: Progress = no_progress
+    attributes: bool = True
 
     def needed_output(self, what: str) -> str:
         """The output; `VlaeError` if there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion
 from vlae_codec.fields import MAGIC, MAX_METADATA, VERSION, Reader, check_names, inflate_json, write_varint
+from vlae_codec.files import Attributes
 from vlae_codec.images.pixels import pixel_digest
 from vlae_codec.images.sets import Source
 from vlae_codec.stages import MAX_BATCH, Progress, Stage, StageKind, no_progress
@@ -41,6 +43,7 @@ class Tag(IntEnum):
     CHAIN = 3
     SINGLE = 4
     INDEX = 5
+    ATTRIBUTES = 6
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,13 @@ class ArchiveWriter:
         names = [name] if name else []
         self._add(Tag.SINGLE, write_varint(self.count) + _pack_names(names) + data, 1)
 
+    def add_attributes(self, attributes: Sequence[Attributes]) -> None:
+        """A section of what the files' attributes are, of all images in order."""
+        text = json.dumps([list(column) for column in zip(*attributes, strict=True)], separators=(",", ":")).encode()
+        if len(text) > MAX_METADATA:
+            raise UnsupportedImage(f"attributes of {len(text)} bytes, at most {MAX_METADATA}; use --no-attributes")
+        self._add(Tag.ATTRIBUTES, zlib.compress(text, 9), 0)
+
     def finish(self) -> bytes:
         """The archive, its index and end added."""
         offset = len(self.out)
@@ -179,6 +189,7 @@ class Sections:
         self.source = Source()
         self.segments: list[Segment] = []
         self.embedded: int | None = None
+        self._attributes: int | None = None
         self._check_start()
         places = self._index() or self._scan()
         self._open(places)
@@ -197,6 +208,28 @@ class Sections:
                 continue
             names[segment.first : segment.first + len(found)] = found
         return names
+
+    def attributes(self) -> list[Attributes | None]:
+        """The files' attributes, in order; None where the archive holds none.
+
+        Raises
+        ------
+        CorruptFile
+        """
+        if self._attributes is None:
+            return [None] * len(self)
+        columns = inflate_json(self.section_at(self._attributes, Tag.ATTRIBUTES)[1], "the files' attributes")
+        whole = isinstance(columns, list) and len(columns) == 2 and all(
+            isinstance(column, list) and len(column) == len(self) for column in columns
+        )  # fmt: skip
+        if not whole or not all(type(n) is int and abs(n) < 1 << 63 for column in columns for n in column):
+            raise CorruptFile(f"the files' attributes are not two numbers of each of {len(self)} files")
+        return [Attributes(modified, permissions) for modified, permissions in zip(*columns, strict=True)]
+
+    def repeated_names(self) -> list[str]:
+        """Names that several images have, each once; archives are not written so."""
+        counts = Counter(self.names)
+        return [name for name, count in counts.items() if count > 1]
 
     def index_of(self, name: str) -> int:
         """The number of the image with a name; `UnsupportedImage` if there is none."""
@@ -263,7 +296,7 @@ class Sections:
                 raise CorruptFile("the end does not lead to the index")
             reader, last, places = Reader(body), 0, []
             for _ in range(reader.varint("the number of sections", 0, len(body))):
-                kind = reader.byte("a section's tag", len(Tag))
+                kind = reader.byte("a section's tag", max(Tag) + 1)
                 last += reader.varint("a section's offset", 0, self.size)
                 places.append((Tag(kind), last, reader.varint("a section's images", 0, MAX_IMAGES)))
             return places
@@ -306,6 +339,8 @@ class Sections:
                 head = offset
             elif tag is Tag.MODEL:
                 self.embedded = offset
+            elif tag is Tag.ATTRIBUTES:
+                self._attributes = offset
             elif tag in (Tag.CHAIN, Tag.SINGLE):
                 self.segments.append(Segment(tag, offset, first, count))
                 first += count

@@ -1,1 +1,1 @@
-"""What a picture is: pixels, files, metadata, fallbacks. Uses coding/ and what stands below it."""
+"""What a picture is: pixels, files, metadata, sets, forms without a model. Uses no network."""

@@ -114,9 +114,9 @@ def _with_palette(image: Image.Image, data: bytes) -> bytes:
     return len(palette).to_bytes(2, "little") + palette + data
 
 
-def _split_palette(data: bytes) -> tuple[bytes, bytes]:
+def _split_palette(data: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
     length = int.from_bytes(data[:2], "little")
-    return data[2 : 2 + length], data[2 + length :]
+    return bytes(data[2 : 2 + length]), data[2 + length :]
 
 
 def smallest_fallback(image: Image.Image, progress: Progress = no_progress) -> tuple[FallbackKind, bytes]:
@@ -148,7 +148,7 @@ def smallest_fallback(image: Image.Image, progress: Progress = no_progress) -> t
     raise UnsupportedImage(f"no lossless form found for an image of mode {image.mode}")
 
 
-def read_fallback(kind: FallbackKind, data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
+def read_fallback(kind: FallbackKind, data: bytes | memoryview, mode: str, size: tuple[int, int]) -> Image.Image:
     """The inverse of `smallest_fallback`; `CorruptFile` if the payload is something else."""
     if kind is FallbackKind.JXL and not jxl_plugin():
         raise UnsupportedImage("the pixels are coded as JPEG XL: install pillow-jxl-plugin to read them")
@@ -186,7 +186,7 @@ def raw(image: Image.Image) -> bytes:
     return bytes(out + deflater.flush())
 
 
-def _from_raw(data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
+def _from_raw(data: bytes | memoryview, mode: str, size: tuple[int, int]) -> Image.Image:
     """The inverse of `raw`, a strip at a time, so that the pixels take memory once.
 
     The bytes are counted first: a payload that holds fewer or more never takes the memory of the size that it claims.
@@ -210,7 +210,7 @@ def _from_raw(data: bytes, mode: str, size: tuple[int, int]) -> Image.Image:
 class _Inflated:
     """What a zlib stream holds, read some bytes at a time; the rest takes no memory. `CorruptFile` if it ends early."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self.source = io.BytesIO(data)
         self.inflater = zlib.decompressobj()
         self.count = 0

@@ -22,6 +22,8 @@ from .rasters.tiff import STARTS as TIFF_STARTS
 RESTORED = ("PNG", "BMP", "DIB", "PPM", "TIFF", "TGA", "WEBP", "GIF", "PCX", "SGI", "QOI")
 #: Formats that lose pixels, always or mostly.
 LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF", "BLP")
+#: Suffixes of the raw files of cameras.
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
 #: How files of JPEG XL begin, which Pillow reads by a plugin.
 JXL_STARTS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 
@@ -100,6 +102,11 @@ def formats_by_suffix() -> dict[str, str]:
     return {suffix: fmt for suffix, fmt in Image.registered_extensions().items() if fmt != "VLAE"}
 
 
+def image_suffixes() -> set[str]:
+    """Those of files that are images: Pillow's formats, and raw files of cameras, which are kept whole."""
+    return {*formats_by_suffix(), *RAW}
+
+
 def _is_rounded(image: Image.Image) -> bool:
     """Whether Pillow will read more bits per channel from the file than the image's mode holds."""
     if image.mode.startswith(("I", "F")):
@@ -134,14 +141,14 @@ def _has_lossy_webp(data: bytes) -> bool:
 def reason_to_keep(data: bytes, name: str, max_pixels: int) -> Reason:
     """Why a file that is not made again of its pixels is kept whole; raises as `open_image` does if it is no image.
 
-    A file whose beginning is that of a TIFF is kept whatever Pillow thinks of it: scientific files and camera raw are.
+    A file that begins as a TIFF, or has a suffix of `RAW`, is kept whatever Pillow thinks of it.
     """
     try:
         image = open_image(data, name, max_pixels)
     except NotWhole as error:
         return error.reason
     except UnsupportedImage:
-        if data.startswith(tuple(TIFF_STARTS)):
+        if data.startswith(tuple(TIFF_STARTS)) or name.lower().endswith(RAW):
             return Reason.FORMAT
         raise
     return Reason.LOSSY if is_lossy(image, data) else Reason.FORMAT

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vlae_codec import files
 from vlae_codec.errors import CorruptFile, UnsupportedImage
 
-from .io import formats_by_suffix, open_image
+from .io import encode_output, image_suffixes, open_image
 from .metadata import metadata_of
 from .pixels import MAX_PIXELS
+from .rasters import png
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,33 @@ def open_binary(paths: Sequence[tuple[str, Path]], side: int) -> tuple[NDArray[n
     """Image files as zeros and ones (N, S, S), and what they were; `UnsupportedImage` unless all are of one kind."""
     images, mode = [], ""
     for name, path in paths:
-        image = open_image(files.read_bytes(path), str(path))
+        content = files.read_bytes(path)
+        image = open_image(content, str(path))
         mode = mode or image.mode
         if image.mode not in ("1", "L") or image.mode != mode:
             raise UnsupportedImage(f"{name} has mode {image.mode}, expected {mode if mode in ('1', 'L') else '1 or L'}")
         kept = metadata_of(image)
         if kept:
             raise UnsupportedImage(f"{name} has metadata ({', '.join(kept)}), which a chain of images does not keep")
+        if not _is_bare(content, image, path.suffix):
+            raise UnsupportedImage(
+                f"{name} is laid out in another way, or holds more than pixels, which a chain of images does not keep"
+            )
         pixels = np.asarray(image, np.uint8)
         images.append(pixels)
         if pixels.shape != images[0].shape:
             raise UnsupportedImage(f"{name} has {image.width} x {image.height} pixels, others another size")
     bits, high = to_binary(np.stack(images), side)
     return bits, Source("files", 255 if mode == "1" else high, mode)
+
+
+def _is_bare(content: bytes, image: Image.Image, suffix: str) -> bool:
+    """Whether a file written anew of an image's pixels is this one, or a PNG that is deflated otherwise."""
+    anew = encode_output(image, suffix)
+    if anew == content:
+        return True
+    one, two = png.read(content), png.read(anew)
+    return one is not None and two is not None and (one.before, one.after) == (two.before, two.after)
 
 
 def to_binary(images: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], int]:
@@ -117,7 +133,7 @@ def find_images(sources: Iterable[Path]) -> list[tuple[str, Path]]:
     A file below a folder is named by its path from there, another file by its own name. Files that are no images by
     their suffix are passed over in folders; `UnsupportedImage` if nothing is left.
     """
-    found = files.find(sources, set(formats_by_suffix()), recursive=True)
+    found = files.find(sources, image_suffixes(), recursive=True)
     if not found:
         raise UnsupportedImage(f"no images found in {', '.join(map(str, sources))}")
     return found

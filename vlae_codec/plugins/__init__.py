@@ -1,1 +1,1 @@
-"""The codec inside other libraries: import ``pillow``, ``imageio`` or ``numcodecs`` from here to register it there."""
+"""The codec in other libraries: import ``pillow``, ``imageio`` or ``numcodecs`` to register it there. Uses formats/."""

@@ -1,0 +1,48 @@
+"""Code tiny pictures with every compiled loop, for a run in which every index is checked.
+
+NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(mktemp -d) python tests/coding/bounds.py
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+os.environ["VLAE_CODEC_MODELS"] = str(HERE.parent / "golden")
+
+from conftest import binary_images, picture, vlae_file  # noqa: E402
+
+from vlae_codec import Archive, archive_array, decompress, load_model  # noqa: E402
+from vlae_codec.images import rasters  # noqa: E402
+from vlae_codec.stages import StageKind  # noqa: E402
+
+
+def main() -> None:
+    """Raises IndexError where a loop leaves its arrays."""
+    for kind, (height, width) in (("smooth", (20, 9)), ("grey", (17, 1)), ("gaps", (1, 5))):
+        pixels = picture(kind, height, width)
+        for name in ("tiny", "tiny-pointwise", "tiny-no-z"):
+            model = load_model(name, "cpu")
+            for way in StageKind if name != "tiny-no-z" else [StageKind.WITHOUT_Z]:
+                data = vlae_file(Image.fromarray(pixels), way, model)
+                assert np.array_equal(np.asarray(decompress(data, model)), pixels)
+    for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
+        model, images = load_model(name, "cpu"), binary_images(3, 8)
+        assert np.array_equal(Archive(io.BytesIO(archive_array(images, model)), model).array(), images)
+    for fmt in ("PNG", "QOI"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture("smooth", 12, 9)).save(buffer, fmt)
+        found = rasters.find(buffer.getvalue())
+        assert found is not None
+        rasters.rebuild(found.form, found.recipe, found.values, found.digest)
+
+
+if __name__ == "__main__":
+    main()

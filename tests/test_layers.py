@@ -1,0 +1,52 @@
+"""Each folder imports only from what stands below it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+#: From the lowest up; within a row a module may import its neighbours.
+LAYERS = (
+    ("errors", "waiting"), ("files", "fields", "packing", "stages", "workers"), ("entropy",), ("models",), ("coding",),
+    ("images",), ("registry",), ("formats",), ("folders", "evaluate", "plugins"), ("cli",),
+)  # fmt: skip
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+FILES = sorted(path for folder in ("vlae_codec", "models", "cli") for path in (ROOT / folder).rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The row's entry that a file belongs to; none for the package's own names."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "vlae_codec" else parts[0]
+
+
+class Imports(ast.NodeVisitor):
+    """What a module imports of the package, but for what only type checkers see."""
+
+    def __init__(self, path: Path) -> None:
+        self.package = ["vlae_codec", *[part for part in path.relative_to(ROOT).parent.parts if part != "vlae_codec"]]
+        self.found: set[str] = set()
+
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test) != "TYPE_CHECKING":
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {alias.name for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        start = self.package[: len(self.package) - node.level + 1] if node.level else []
+        base = [*start, *([node.module] if node.module else [])]
+        self.found |= {".".join([*base, alias.name]) for alias in node.names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_what_stands_below_it(path: Path) -> None:
+    imports = Imports(path)
+    imports.visit(ast.parse(path.read_text()))
+    rooms = {name.split(".")[1] for name in imports.found if name.startswith("vlae_codec.")} & set(RANK)
+    if room(path) != "__init__":
+        assert not {name for name in rooms if RANK[name] > RANK[room(path)]}
