@@ -39,12 +39,14 @@ class Batch:
         threads = threads or 1
         return self.jobs or default_jobs(threads), threads
 
-    def refuse(self) -> None:
-        """Refuse the options where one file is written, as they would do nothing there."""
-        if self.recursive or self.jobs is not None or self.as_json or self.skip_existing or not self.keep_going:
+    def refuse(self, many: bool = False) -> None:
+        """Refuse the options where one file is written, as they would do nothing there; ``many``: of many sources."""
+        if self.recursive or self.jobs is not None or self.as_json or self.skip_existing:
             raise click.UsageError(
-                "--recursive, --jobs, --fail-fast, --skip-existing and --json need a folder as output: end it in /"
+                "--recursive, --jobs, --skip-existing and --json need a folder as output: end it in /"
             )
+        if not (self.keep_going or many):
+            raise click.UsageError("--fail-fast is for several sources, and this is one")
 
 
 def batch_options(function: Command) -> Command:
@@ -56,7 +58,7 @@ def folder_options(function: Command) -> Command:
     """The options of commands that write a folder; they come as one argument, ``batch``."""
     return _options(function, [
         click.option("--keep-going/--fail-fast", default=True, show_default=True,
-                     help="Folders: go on after a file that fails, or stop."),
+                     help="Folders and archives: go on after a file that fails, or stop."),
         click.option("--skip-existing", is_flag=True, help="Folders: do nothing for outputs that exist."),
     ])  # fmt: skip
 
