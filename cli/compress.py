@@ -32,6 +32,7 @@ from .options import (
 @click.option("--pixels", is_flag=True, help="Code the pixels even of a JPEG, or where the source file is smaller.")
 @click.option("--strip", is_flag=True, help="Leave out metadata.")
 @click.option("--exact", is_flag=True, help="Only bit for bit: else the source is kept as it is.")
+@click.option("--quick", is_flag=True, help="Try no WebP and JPEG XL, which take long where they may be smaller.")
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
@@ -46,6 +47,7 @@ def compress(
     pixels: bool,
     strip: bool,
     exact: bool,
+    quick: bool,
     segment: int | None,
     embed_model: bool,
     key: str,
@@ -96,10 +98,12 @@ def compress(
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this makes a file each")
         coding = folders.Coding(
-            model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels, exact, attributes
+            model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels, exact, attributes, quick
         )
-        tasks = folders.plan_compress([Path(source) for source in sources], batch.recursive)
-        run_folder("compress", tasks, output, coding, batch, force, quiet)
+        given = [Path(source) for source in sources]
+        tasks = folders.plan_compress(given, batch.recursive)
+        others = files.passed_over(given, image_suffixes(), batch.recursive)
+        run_folder("compress", tasks, output, coding, batch, force, quiet, others)
         return
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
     batch.refuse(many=not single)
@@ -117,8 +121,8 @@ def compress(
         name = "" if sources[0] == files.STANDARD else Path(sources[0]).name
         with naming(sources[0]), progress_bar(quiet, "compress") as update:
             data = api.compress_file(
-                source, name, model, pixels=pixels, strip=strip, exact=exact, verify=verify, progress=update,
-                max_pixels=max_pixels,
+                source, name, model, pixels=pixels, strip=strip, exact=exact, quick=quick, verify=verify,
+                progress=update, max_pixels=max_pixels,
             )  # fmt: skip
         files.write_bytes(output, data, force, files.attributes_of(sources[0]) if attributes else None)
         what = api.info(data)
@@ -155,7 +159,7 @@ def compress(
 
         with progress_bar(quiet, "compress") as update:
             data = archive.archive_files(
-                paths, model, progress=update, max_pixels=max_pixels, exact=exact, attributes=attributes,
+                paths, model, progress=update, max_pixels=max_pixels, exact=exact, quick=quick, attributes=attributes,
                 failed=fail if batch.keep_going else None, **options,
             )  # fmt: skip
         count = len(paths) - len(broken)

@@ -87,8 +87,10 @@ def decompress(
         if select:
             raise click.UsageError("--select is for a single archive")
         coding = folders.Coding(model_name, device, threads, max_pixels=max_pixels, attributes=attributes)
-        tasks = folders.plan_decompress([Path(source) for source in sources], batch.recursive)
-        run_folder("decompress", tasks, output, coding, batch, force, quiet)
+        paths = [Path(source) for source in sources]
+        tasks = folders.plan_decompress(paths, batch.recursive)
+        others = files.passed_over(paths, {folders.SUFFIX}, batch.recursive)
+        run_folder("decompress", tasks, output, coding, batch, force, quiet, others)
         return
     batch.refuse()
     if not single:

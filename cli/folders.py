@@ -84,6 +84,10 @@ def _options(function: Command, more: list[Callable]) -> Command:
     return command
 
 
+#: What a command looks for in folders.
+_KINDS = {"compress": "images", "decompress": ".vlae files"}
+
+
 def is_folder(output: str) -> bool:
     """Whether an output means a folder: it ends in a slash, or is one already."""
     return output.endswith(("/", os.sep)) or Path(output).is_dir()
@@ -110,9 +114,12 @@ def say(text: str, err: bool = True) -> None:
 
 
 def run_folder(
-    what: str, tasks: Sequence[Task], output: str, coding: Coding, batch: Batch, force: bool, quiet: bool
+    what: str, tasks: Sequence[Task], output: str, coding: Coding, batch: Batch, force: bool, quiet: bool, others: int
 ) -> None:
-    """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed."""
+    """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed.
+
+    ``others`` are files in the sources' folders that are not among the tasks, by their names.
+    """
     from dataclasses import replace
 
     from vlae_codec import files, folders
@@ -139,9 +146,11 @@ def run_folder(
                     break
     order = {str(task.source): number for number, task in enumerate(tasks)}
     done.sort(key=lambda outcome: order[outcome.source])
-    totals = folders.totals(done)
+    totals = folders.totals(done) | {"passed_over": others}
     if not quiet:
         say(_table(totals))
+        if others:
+            say(f"{others} other files passed over, as their names are not of {_KINDS[what]}")
         if len(done) < len(tasks):
             say(f"stopped at the first failure, {len(tasks) - len(done)} files not done")
     if batch.as_json:

@@ -62,6 +62,8 @@ class Coding:
         CPU threads of each process; None for all cores.
     attributes : bool
         Give outputs the permissions and the time of modification of their sources.
+    quick : bool
+        See `single.compress_file`.
     """
 
     model: str | None = None
@@ -73,6 +75,7 @@ class Coding:
     max_pixels: int = MAX_PIXELS
     exact: bool = False
     attributes: bool = True
+    quick: bool = False
 
     def start(self) -> None:
         """Make a process ready: the threads set, the model loaded, which the registry then keeps."""
@@ -342,7 +345,7 @@ def _compress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
         return task.name, single.compress_file(
             data, task.source.name, coding.models.load(), pixels=coding.pixels, strip=coding.strip,
-            verify=coding.verify, max_pixels=coding.max_pixels, exact=coding.exact,
+            verify=coding.verify, max_pixels=coding.max_pixels, exact=coding.exact, quick=coding.quick,
         )  # fmt: skip
 
     return _timed(task, code)

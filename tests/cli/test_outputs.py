@@ -15,6 +15,7 @@ from PIL import Image
 from vlae_codec.cli import main
 
 from vlae_codec.formats.archive import Archive
+from vlae_codec.images import fallback
 
 TINY = str(GOLDEN / "tiny.safetensors")
 BINARY = str(GOLDEN / "tiny-binary.safetensors")
@@ -198,3 +199,51 @@ def test_tiff_of_16_bits_comes_back(folder: Path, mode: str) -> None:
         assert call("compress", name, "-o", "t.vlae", "-f", "-m", TINY).exit_code == 0
         assert call("decompress", "t.vlae", "-o", "out.tif", "-f").exit_code == 0
         assert Path("out.tif").read_bytes() == buffer.getvalue()
+
+
+def test_quick_tries_no_slow_form(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Palettes become PNG or deflated pixels, and of others only the model is tried, if it is any use."""
+    Image.fromarray(picture("smooth", 60, 60)).quantize(16).save("p.png")
+    Image.fromarray(np.dstack([picture("smooth", 60, 60), picture("noise", 60, 60)[..., 0]])).save("rgba.png")
+    tried: list[str] = []
+    saved = fallback.saved
+    monkeypatch.setattr(fallback, "saved", lambda image, fmt, **rest: tried.append(fmt) or saved(image, fmt, **rest))
+    for name in ("a.png", "p.png", "rgba.png"):
+        assert call("compress", name, "-m", TINY, "--quick").exit_code == 0
+        assert call("decompress", f"{name}.vlae", "-o", f"{name}.again.png").exit_code == 0
+        with Image.open(name) as before, Image.open(f"{name}.again.png") as after:
+            assert before.convert("RGBA").tobytes() == after.convert("RGBA").tobytes()
+    assert set(tried) == {"PNG"}
+    assert call("compress", "a.png", "-f", "-m", TINY).exit_code == 0
+    assert "WEBP" in tried
+
+
+def test_files_that_are_passed_over_are_counted(folder: Path) -> None:
+    (folder / "in" / "sub").mkdir(parents=True)
+    os.rename("a.png", "in/a.png")
+    for name in ("in/notes.txt", "in/sub/more.txt"):
+        Path(name).write_text("no image")
+    result = call("compress", "in", "-o", "out/", "-m", TINY, "--jobs", 0)
+    assert "1 other files passed over, as their names are not of images" in result.stderr
+    result = call("compress", "in", "-o", "again/", "-r", "-m", TINY, "--jobs", 0, "--json")
+    assert json.loads(result.stdout)["totals"]["passed_over"] == 2
+    Path("out/notes.txt").write_text("no image")
+    assert "1 other files passed over" in call("decompress", "out", "-o", "back/", "--jobs", 0).stderr
+    assert "passed over" not in call("compress", "in/a.png", "-o", "alone/", "-m", TINY, "--jobs", 0).stderr
+
+
+def test_a_run_that_is_stopped_leaves_no_empty_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "in" / "sub" / "deep").mkdir(parents=True)
+    os.rename("a.png", "in/sub/deep/a.png")
+    (folder / "old").mkdir()
+
+    def interrupt(*arguments: object, **rest: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vlae_codec.formats.single.compress_file", interrupt)
+    for output in ("out/", "old/"):
+        assert call("compress", "in", "-o", output, "-r", "-m", TINY, "--jobs", 0).exit_code == 130
+    assert not os.path.exists("out")
+    assert os.listdir("old") == []
+    Path("old/sub").write_text("in the way")
+    assert "old/sub is not a folder" in call("compress", "in", "-o", "old/", "-r", "-m", TINY, "--jobs", 0).stderr

@@ -89,7 +89,7 @@ def archive_array(
 def archive_files(
     paths: Sequence[tuple[str, Path]], model: Model, *, segment: int = SEGMENT, embed: bool = False,
     verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS, exact: bool = False,
-    attributes: bool = True, failed: Callable[[Path, Exception], None] | None = None,
+    quick: bool = False, attributes: bool = True, failed: Callable[[Path, Exception], None] | None = None,
 ) -> bytes:  # fmt: skip
     """An archive of image files, given as (name, path), none of more than ``max_pixels``.
 
@@ -120,7 +120,7 @@ def archive_files(
             found = files.Attributes.of(path)
             data = single.compress_file(
                 files.read_bytes(path), path.name, model, named=False, verify=verify, progress=count,
-                max_pixels=max_pixels, exact=exact,
+                max_pixels=max_pixels, exact=exact, quick=quick,
             )  # fmt: skip
         except (VlaeError, OSError) as error:
             if failed is None:
