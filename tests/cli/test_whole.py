@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import GOLDEN, binary_images, picture
-from PIL import Image
+from PIL import Image, ImageOps
 from test_cli import TINY, call, check_refused
 
 from vlae_codec import load_model
@@ -188,6 +188,26 @@ def test_info_and_pixels_say_what_comes_back_and_what_does_not(folder: Path, tmp
     # Nothing is dropped of what is made again, --pixels or not.
     result = call("compress", folder / "b.qoi", "-o", tmp_path / "b.vlae", "-m", TINY, "--pixels", "-f")
     assert "dropped" not in result.stderr
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_the_orientation_of_a_picture_outlives_every_change_of_format(turned: int, tmp_path: Path) -> None:
+    pixels = picture("smooth", 20, 32)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    tags = [(274, "H", 1, turned, True)]
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extratags=tags)
+    with Image.open(tmp_path / "a.png") as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    for source, target in (("a.png", "b.tiff"), ("a.tif", "c.png"), ("a.tif", "d.tiff"), ("a.png", "e.webp")):
+        assert call("compress", tmp_path / source, "-o", tmp_path / "a.vlae", "-m", TINY, "-f").exit_code == 0
+        result = call("decompress", tmp_path / "a.vlae", "-o", tmp_path / target)
+        assert result.exit_code == 0, result.stderr
+        with Image.open(tmp_path / target) as image:
+            assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), upright)
+    assert (tmp_path / "d.tiff").read_bytes() == (tmp_path / "a.tif").read_bytes()
+    assert np.array_equal(tifffile.imread(tmp_path / "b.tiff"), pixels)
 
 
 def test_a_chain_takes_no_file_that_holds_more_than_pixels(tmp_path: Path) -> None:

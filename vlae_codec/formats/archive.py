@@ -197,6 +197,8 @@ class Archive(Sections):
         self._given = model
         #: Segments as they were decoded, the one that was used last at the end.
         self._decoded: dict[int, NDArray[np.uint8]] = {}
+        #: What is wrong with segments that did not decode, so that it is found out once.
+        self._broken: dict[int, str] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], model: Model | None = None, device: str = "auto") -> Archive:
@@ -341,7 +343,13 @@ class Archive(Sections):
             return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
         decoded = self._decoded.pop(number, None)
         if decoded is None:
-            decoded = self.binary_segment(segment)
+            if number in self._broken:
+                raise CorruptFile(self._broken[number])
+            try:
+                decoded = self.binary_segment(segment)
+            except CorruptFile as error:
+                self._broken[number] = str(error)
+                raise
             room = self.max_pixels - decoded.size
             while self._decoded and (
                 len(self._decoded) >= self.kept or sum(kept.size for kept in self._decoded.values()) > room

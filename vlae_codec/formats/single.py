@@ -135,9 +135,9 @@ def _compress(
         del subject
     if verify:
         try:
-            again, held = container.read(data, container.MAX_SIDE**2)
-            check = _rebuilt if again.source else _pixels
-            check(again, held, model, passes.take(1))
+            written = container.read(data, container.MAX_SIDE**2)
+            check = _rebuilt if written[0].source else _pixels
+            check(*written, model, passes.take(1))
         except CorruptFile as error:
             raise VerificationFailed(
                 f"the file does not decode to the image given: {error}; please report this with the image"
@@ -318,7 +318,7 @@ def _fallback_may_win(values: np.ndarray, size: int) -> bool:
     return values.shape[0] * values.shape[1] * 3 <= SMALL or quick_size(values) < FALLBACK_SHARE * size
 
 
-def _encode_alpha(values: np.ndarray, quick: bool) -> bytes:
+def _encode_alpha(values: np.ndarray, quick: bool = False) -> bytes:
     """The last channel of values (H, W, C) as a header holds it."""
     alpha = np.ascontiguousarray(values[..., -1])
     if alpha.min() == alpha.max():

@@ -7,7 +7,7 @@ import zlib
 from enum import IntEnum
 from pathlib import PurePath
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlae_codec.errors import UnsupportedImage
 from vlae_codec.fields import MAGIC
@@ -195,7 +195,9 @@ def encode_file(image: Image.Image, fmt: str) -> bytes:
         with sizes_checked_here(), Image.open(io.BytesIO(data)) as again:
             # A TIFF's palette cannot be read before its pixels are.
             again.load()
-            same = again.mode == image.mode and digest_of(again) == digest_of(image)
+            # Of a TIFF, and of no other, Pillow turns the pixels as the orientation says.
+            seen = ImageOps.exif_transpose(image) if fmt == "TIFF" else image
+            same = again.mode == image.mode and digest_of(again) == digest_of(seen)
     except MemoryError:
         raise
     except Exception as error:

@@ -65,8 +65,11 @@ def filter_lines(rows, kinds, step):
 
 
 @njit(cache=True)
-def smallest_filters(rows, step):
-    """The filter of each row whose bytes, taken as signed, are smallest in sum; the first of several."""
+def smallest_filters(rows, step, left_out):
+    """The filter of each row whose bytes, taken as signed, are smallest in sum; the first of several.
+
+    ``left_out`` is a filter that is not chosen; -1 for none.
+    """
     height, count = rows.shape
     kinds = np.empty(height, np.uint8)
     sums = np.empty(FILTERS, np.int64)
@@ -79,6 +82,8 @@ def smallest_filters(rows, step):
             for kind in range(FILTERS):
                 value = (np.int64(rows[y, x]) - _predicted(kind, left, up, corner)) & 255
                 sums[kind] += min(value, 256 - value)
+        if left_out >= 0:
+            sums[left_out] = np.iinfo(np.int64).max
         kinds[y] = np.argmin(sums)
     return kinds
 

@@ -18,6 +18,8 @@ from .layout import from_values
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Its filters, in their order: none, sub, up, average, Paeth.
 FILTERS = 5
+#: Filters that encoders do not choose: libpng chooses every one, Pillow not the average.
+LEFT_OUT = (-1, 3)
 #: Bytes of the signature and the header.
 START = 33
 #: Channels by colour type, and the depths that each may have.
@@ -29,7 +31,7 @@ PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), 
 #: Largest body of a chunk that is written.
 MAX_CHUNK = 1 << 30
 #: Bytes that are deflated to see whether it is worth going on, and at a time after that.
-TRIED, PIECE = 1 << 16, 1 << 20
+TRIED, PIECE = 1 << 16, 1 << 16
 #: Most chunks that a stream is cut into.
 MAX_CHUNKS = 1 << 20
 
@@ -221,7 +223,7 @@ def _lines(samples: NDArray[np.uint8], shape: Shape, filters: bytes | None) -> I
         if filters is not None:
             kinds = np.frombuffer(filters, np.uint8, rows, at)
         else:
-            kinds = np.zeros(rows, np.uint8) if shape.indexed else loops.smallest_filters(raw, shape.step)
+            kinds = np.zeros(rows, np.uint8) if shape.indexed else loops.smallest_filters(raw, shape.step, -1)
         yield loops.filter_lines(raw, kinds, shape.step).tobytes()
         at += rows
 
@@ -322,14 +324,21 @@ def to_recipe(png: Png) -> bytes:
     if filters.min() == filters.max():
         return bytes(out) + bytes([filters[0]])
     # Where the encoder chose as most do, all differences are zero.
-    expected = _expected_filters(png.samples, png.shape)
-    return bytes(out) + bytes([FILTERS]) + ((filters - expected) % FILTERS).astype(np.uint8).tobytes()
+    differences = [
+        ((filters - _expected_filters(png.samples, png.shape, left_out)) % FILTERS).astype(np.uint8)
+        for left_out in LEFT_OUT
+    ]
+    best = min(range(len(LEFT_OUT)), key=lambda i: np.count_nonzero(differences[i]))
+    return bytes(out) + bytes([FILTERS + best]) + differences[best].tobytes()
 
 
-def _expected_filters(samples: NDArray[np.uint8], shape: Shape) -> NDArray[np.int64]:
+def _expected_filters(samples: NDArray[np.uint8], shape: Shape, left_out: int) -> NDArray[np.int64]:
     from . import loops
 
-    kinds = [loops.smallest_filters(_to_rows(samples[d, a], shape), shape.step) for d, a, _, _ in shape.passes()]
+    kinds = [
+        loops.smallest_filters(_to_rows(samples[down, across], shape), shape.step, left_out)
+        for down, across, _, _ in shape.passes()
+    ]
     return np.concatenate(kinds).astype(np.int64)
 
 
@@ -361,12 +370,12 @@ def from_recipe(recipe: bytes, values: NDArray, exact: bool) -> Png:
             count = reader.varint("the number of chunks", 1, MAX_CHUNKS - len(sizes))
             sizes += [reader.varint("a chunk's size", 0, (1 << 31) - 1)] * count
         rows = sum(rows for _, _, rows, _ in shape.passes())
-        kind = reader.byte("the filters", FILTERS + 1)
+        kind = reader.byte("the filters", FILTERS + len(LEFT_OUT))
         if kind < FILTERS:
             filters = bytes([kind]) * rows
         else:
             differences = np.frombuffer(reader.take(rows, "the filters"), np.uint8)
-            together = (differences + _expected_filters(samples, shape)) % FILTERS
+            together = (differences + _expected_filters(samples, shape, LEFT_OUT[kind - FILTERS])) % FILTERS
             filters = together.astype(np.uint8).tobytes()
         stream = Stream(start, level, strategy, memory, window, sizes, filters)
     if reader.at != len(recipe):
