@@ -40,12 +40,15 @@ JXL_MODES = {"1": "L", "L": "L", "LA": "LA", "P": "L", "RGB": "RGB", "RGBA": "RG
 WEBP_SIDE = 16383
 #: Pixels of a large image by which the size of its fallbacks is judged.
 SAMPLED_PIXELS = 1 << 22
-#: The slow forms are made if the quick size is below the model's times this. Of 42 pictures, 24 of them photographs,
+#: A slow WebP is made if the quick size is below the model's times this. Of 42 pictures, 24 of them photographs,
 #: the best WebP was 21 % smaller than the quick one at most, and 15 % where few pixels repeat a neighbour; where the
 #: quick size was 1 to 1.2 times the model's, 9 % at most, and never smaller than the model's file.
 MARGIN = 1.04
 #: The same where many pixels repeat a neighbour: there a slow WebP may be half of a quick one.
 MARGIN_DRAWN, MANY_REPEATED = 1.33, 0.5
+#: The same for JPEG XL, which takes a tenth of WebP's time: of the 42 pictures two of other kinds were smaller as such,
+#: by 14 and 2 %, their quick sizes 1.12 and 1.27 times the model's.
+MARGIN_JXL = 1.3
 #: A picture in which so many pixels repeat a neighbour, and of so few bits per subpixel, is left to the forms without a
 #: model: on seven such pictures, pages of text and diagrams, their files were 0.14 to 0.69 of the model's.
 MOST_REPEATED, FEW_BITS = 0.85, 0.3
@@ -96,8 +99,13 @@ def look_at(values: NDArray[np.uint8]) -> Look:
 
 
 def worth_trying(look: Look, size: int) -> bool:
-    """Whether the slow forms may be smaller than the model's file of so many bytes."""
+    """Whether a slow WebP may be smaller than the model's file of so many bytes."""
     return look.size < (MARGIN_DRAWN if look.repeated >= MANY_REPEATED else MARGIN) * size
+
+
+def jxl_worth_trying(look: Look, size: int) -> bool:
+    """Whether a JPEG XL may be, if it is made here."""
+    return look.size < MARGIN_JXL * size and jxl_plugin()
 
 
 def is_drawn(look: Look) -> bool:
@@ -156,20 +164,25 @@ def _split_palette(data: bytes | memoryview) -> tuple[bytes, bytes | memoryview]
     return bytes(data[2 : 2 + length]), data[2 + length :]
 
 
-def smallest_fallback(image: Image.Image, progress: Progress = no_progress) -> tuple[FallbackKind, bytes]:
-    """The image in the smallest of the forms, without metadata; WebP takes most of the time."""
+def smallest_fallback(
+    image: Image.Image, progress: Progress = no_progress, quick: bool = False, webp: bool = True
+) -> tuple[FallbackKind, bytes]:
+    """The image in the smallest of the forms, without metadata; WebP takes most of the time.
+
+    With ``quick`` neither WebP nor JPEG XL is tried, without ``webp`` no WebP.
+    """
     bare = image
     if image.info:
         bare = image.copy()
         bare.info = {}
-    slow = bare.width * bare.height <= SLOW_PIXELS
+    slow = bare.width * bare.height <= SLOW_PIXELS and not quick
     twentieth = bare.width * bare.height // 20
     choices = [(FallbackKind.DEFLATE, raw(bare))]
     progress(twentieth)
     if bare.mode in PNG_MODES:
         choices.append((FallbackKind.PNG, saved(bare, "PNG", optimize=True)))
     progress(twentieth)
-    if slow and bare.mode in WEBP_MODES and max(bare.size) <= WEBP_SIDE:
+    if slow and webp and bare.mode in WEBP_MODES and max(bare.size) <= WEBP_SIDE:
         plain = _plain(bare, WEBP_MODES[bare.mode])
         data = saved(plain, "WEBP", lossless=True, quality=100, method=6, exact=True)
         choices.append((FallbackKind.WEBP, _with_palette(bare, data) if bare.mode == "P" else data))
