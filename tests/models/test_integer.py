@@ -164,6 +164,8 @@ def test_the_halo_is_the_same_step_by_step(name: str, top: int) -> None:
         pass
     area, _ = coder._area(image, Stage(top, 24, StageKind.WITHOUT_Z))
     assert np.array_equal(coder._caches(area).boundary, expected)
+    # In a process that has not needed torch.
+    assert np.array_equal(PhotoCoder(tiny(name))._caches(area).boundary, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)

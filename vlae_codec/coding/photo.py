@@ -77,8 +77,17 @@ class PhotoCoder:
         return PhotoNetworks(self.model, self.device)
 
     @cached_property
+    def _by_numpy(self) -> PatchNetworks:
+        return PatchNetworks(self.model)
+
+    @property
+    def _torch_is_ready(self) -> bool:
+        """Whether the networks by torch are on a GPU, or were needed already: then they are the faster ones."""
+        return self.device != "cpu" or "parallel" in self.__dict__
+
+    @property
     def _around_z(self) -> PhotoNetworks | PatchNetworks:
-        return PatchNetworks(self.model) if self.device == "cpu" else self.parallel
+        return self.parallel if self._torch_is_ready else self._by_numpy
 
     def encode(
         self, image: NDArray[np.uint8], alphabet: Alphabet, kind: StageKind, progress: Progress = no_progress
@@ -311,7 +320,10 @@ class PhotoCoder:
         """What the step-by-step pass keeps of an area, made of the rows above it."""
         caches = Caches.of(self.model, area, get_num_threads())
         halo = min(self.model.halo, area.top)
-        if halo:
+        if halo and self._torch_is_ready:
+            for _ in self.parallel.bands(area.image, area.top, area.top, None, caches.boundary):
+                pass
+        elif halo:
             # Of the rows above it nothing is needed, so nothing lies above the halo.
             above = Area(area.image, area.top - halo, area.top, area.skew)
             with single_threaded_products():
