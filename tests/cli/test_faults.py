@@ -35,7 +35,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and lim
 #: Forks a process for each request, everything imported: a start from nothing would take seconds.
 SERVER = """
 import json, os, resource, signal, sys
-from vlae_codec import api, archive, files, lossy, registry
+from vlae_codec import files, registry
+from vlae_codec.coding import binary, photo
+from vlae_codec.formats import archive, kinds, lossy, single
 from vlae_codec.cli import main
 for line in sys.stdin:
     request = json.loads(line)
