@@ -269,7 +269,7 @@ def test_kill_while_writing(run: Commands, tmp_path: Path, packed: Path) -> None
     assert again.code == 0, again.stderr
     folder = run("compress", tmp_path, "-o", tmp_path / "folder.vlae", "-m", TINY, "-q")
     assert folder.code == 0, folder.stderr
-    assert run("list", tmp_path / "folder.vlae").stdout.split() == ["again.png", "in.png"]
+    assert run("list", tmp_path / "folder.vlae", "--names").stdout.split() == ["again.png", "in.png"]
 
 
 def test_kill_at_any_moment_of_a_command(run: Commands, tmp_path: Path, source: Path, packed: Path) -> None:
@@ -292,7 +292,7 @@ def test_kill_at_any_moment_of_a_command(run: Commands, tmp_path: Path, source: 
 SCARCE = """
 from PIL import Image
 model = registry.load_model({model!r}, "cpu")
-api.decompress(api.compress(Image.linear_gradient("L").resize((40, 40)).convert("RGB"), model), model)
+single.decompress(single.compress(Image.linear_gradient("L").resize((40, 40)).convert("RGB"), model), model)
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + {room}, mapped + {room}))
 """
