@@ -8,20 +8,31 @@ from typing import Any
 
 import click
 
-from .folders import Batch, folder_options, is_folder, run_folder
-from .options import attributes_option, coding_options, complete_path, note, progress_bar, size_option, use_threads
+from .folders import Batch, folder_options, is_folder, run_folder, say
+from .options import (
+    attributes_option,
+    coding_options,
+    complete_path,
+    naming,
+    note,
+    progress_bar,
+    size_option,
+    use_threads,
+)
 
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_path)
-@click.option("-o", "--output", required=True, shell_complete=complete_path,
-              help="The .vlae file to write, - for standard output, or a folder: ends in / or exists.")  # fmt: skip
+@click.option("-o", "--output", shell_complete=complete_path,
+              help="The .vlae file to write, - for standard output, or a folder: ends in / or exists. Default, of one "
+              "SOURCE: its name with .vlae added.")  # fmt: skip
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Decode and compare before the output appears."
 )
 @click.option("--pixels", is_flag=True, help="Code the pixels even of a JPEG, or where the source file is smaller.")
 @click.option("--strip", is_flag=True, help="Leave out metadata.")
 @click.option("--exact", is_flag=True, help="Only bit for bit: else the source is kept as it is.")
+@click.option("--quick", is_flag=True, help="Try no WebP and JPEG XL, which take long where they may be smaller.")
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
@@ -31,11 +42,12 @@ from .options import attributes_option, coding_options, complete_path, note, pro
 @coding_options
 def compress(
     sources: tuple[str, ...],
-    output: str,
+    output: str | None,
     verify: bool,
     pixels: bool,
     strip: bool,
     exact: bool,
+    quick: bool,
     segment: int | None,
     embed_model: bool,
     key: str,
@@ -62,6 +74,7 @@ def compress(
 
     \b
     Examples:
+      vlae-codec compress photo.png
       vlae-codec compress photo.png -o photo.vlae
       vlae-codec compress --no-verify - -o - < photo.png > photo.vlae
       vlae-codec compress my/photographs -o photographs.vlae
@@ -69,37 +82,49 @@ def compress(
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
     from vlae_codec import files, folders
+    from vlae_codec.errors import VlaeError, describe
     from vlae_codec.formats import archive
     from vlae_codec.formats import single as api
     from vlae_codec.formats.archive import SEGMENT
-    from vlae_codec.images.io import Reason
+    from vlae_codec.images.io import Reason, image_suffixes
     from vlae_codec.images.sets import find_images, is_array, load_array
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
+    if output is None:
+        if len(sources) > 1 or sources[0] == files.STANDARD or Path(sources[0]).is_dir():
+            raise click.UsageError("name an output with --output: only one source that is a file gives it a name")
+        output = f"{sources[0]}.vlae"
     if is_folder(output):
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this makes a file each")
-        coding = folders.Coding(model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels, exact)
-        tasks = folders.plan_compress([Path(source) for source in sources], batch.recursive)
-        run_folder("compress", tasks, output, coding, batch, force, quiet)
+        coding = folders.Coding(
+            model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels, exact, attributes, quick
+        )
+        given = [Path(source) for source in sources]
+        tasks = folders.plan_compress(given, batch.recursive)
+        others = files.passed_over(given, image_suffixes(), batch.recursive)
+        run_folder("compress", tasks, output, coding, batch, force, quiet, others)
         return
-    batch.refuse()
+    single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
+    batch.refuse(many=not single)
+    files.check_other(output, sources)
     files.check_writable(output, force)
+    if Path(output).suffix.lower() in image_suffixes():
+        note(quiet, f"{output} will be a .vlae file under an image's name, which other programs cannot open")
     use_threads(threads)
     model = load_model(model_name or DEFAULT_MODEL, device)
-    single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
     begun = time.monotonic()
     if single and not model.config.image_size:
         if segment or embed_model or key:
             raise click.UsageError("--segment, --embed-model and --key are for archives, and this is one image")
         source = files.read_bytes(sources[0])
         name = "" if sources[0] == files.STANDARD else Path(sources[0]).name
-        with progress_bar(quiet, "compress") as update:
+        with naming(sources[0]), progress_bar(quiet, "compress") as update:
             data = api.compress_file(
-                source, name, model, pixels=pixels, strip=strip, exact=exact, verify=verify, progress=update,
-                max_pixels=max_pixels,
+                source, name, model, pixels=pixels, strip=strip, exact=exact, quick=quick, verify=verify,
+                progress=update, max_pixels=max_pixels,
             )  # fmt: skip
-        files.write_bytes(output, data, force)
+        files.write_bytes(output, data, force, files.attributes_of(sources[0]) if attributes else None)
         what = api.info(data)
         if what["mode"] == "stored":
             advice = "; --pixels codes its pixels all the same" if what["why"] == Reason.LOSSY.text else ""
@@ -118,6 +143,7 @@ def compress(
         return
     if pixels or strip:
         raise click.UsageError("--pixels and --strip are for single images, not for archives")
+    broken: list[Path] = []
     options: dict[str, Any] = {"segment": segment or SEGMENT, "embed": embed_model, "verify": verify}
     if len(sources) == 1 and is_array(sources[0]):
         array, found = load_array(Path(sources[0]), key)
@@ -126,11 +152,17 @@ def compress(
         count = len(array)
     else:
         paths = find_images([Path(source) for source in sources])
+
+        def fail(path: Path, error: Exception) -> None:
+            broken.append(path)
+            say(f"{path}: {describe(error, str(path))}")
+
         with progress_bar(quiet, "compress") as update:
             data = archive.archive_files(
-                paths, model, progress=update, max_pixels=max_pixels, exact=exact, attributes=attributes, **options
-            )
-        count = len(paths)
+                paths, model, progress=update, max_pixels=max_pixels, exact=exact, quick=quick, attributes=attributes,
+                failed=fail if batch.keep_going else None, **options,
+            )  # fmt: skip
+        count = len(paths) - len(broken)
     files.write_bytes(output, data, force)
     seconds = time.monotonic() - begun
     note(
@@ -138,3 +170,5 @@ def compress(
         f"{output}: {len(data)} bytes, {count} images, {len(data) / count:.2f} bytes each, {count / seconds:.1f} "
         f"images/s{' with verification' if verify else ''}",
     )
+    if broken:
+        raise VlaeError(f"{len(broken)} of {len(broken) + count} files are not in the archive")

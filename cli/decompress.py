@@ -7,7 +7,16 @@ from pathlib import Path
 import click
 
 from .folders import Batch, folder_options, is_folder, run_folder
-from .options import attributes_option, coding_options, complete_path, note, progress_bar, size_option, use_threads
+from .options import (
+    attributes_option,
+    coding_options,
+    complete_path,
+    naming,
+    note,
+    progress_bar,
+    size_option,
+    use_threads,
+)
 
 
 @click.command()
@@ -72,20 +81,30 @@ def decompress(
 
     single = len(sources) == 1 and not Path(sources[0]).is_dir()
     data = files.read_bytes(sources[0]) if single else b""
-    if output is not None and is_folder(output) and not (single and not kinds.is_single(data)):
+    with naming(sources[0]):
+        many = not single or kinds.is_single(data)
+    if output is not None and is_folder(output) and many:
         if select:
             raise click.UsageError("--select is for a single archive")
-        coding = folders.Coding(model_name, device, threads, max_pixels=max_pixels)
-        tasks = folders.plan_decompress([Path(source) for source in sources], batch.recursive)
-        run_folder("decompress", tasks, output, coding, batch, force, quiet)
+        coding = folders.Coding(model_name, device, threads, max_pixels=max_pixels, attributes=attributes)
+        paths = [Path(source) for source in sources]
+        tasks = folders.plan_decompress(paths, batch.recursive)
+        others = files.passed_over(paths, {folders.SUFFIX}, batch.recursive)
+        run_folder("decompress", tasks, output, coding, batch, force, quiet, others)
         return
     batch.refuse()
     if not single:
         found = f"{sources[0]} is a folder, its files" if len(sources) == 1 else "several files"
         raise VlaeError(f"{found} need a folder as output: give --output with a / at its end")
     use_threads(threads)
+    if output is not None:
+        files.check_other(output, sources)
+    kept = files.attributes_of(sources[0]) if attributes else None
     draws = Draws(samples, seed, how == "mean")
     with progress_bar(quiet, "decompress") as update:
-        request = Request(output, force, Models(model_name, device), select, draws, max_pixels, update, attributes)
-        done = kinds.restore(data, request)
+        request = Request(
+            output, force, Models(model_name, device), select, draws, max_pixels, update, attributes, kept
+        )
+        with naming(sources[0]):
+            done = kinds.restore(data, request)
     note(quiet, done)

@@ -39,12 +39,14 @@ class Batch:
         threads = threads or 1
         return self.jobs or default_jobs(threads), threads
 
-    def refuse(self) -> None:
-        """Refuse the options where one file is written, as they would do nothing there."""
-        if self.recursive or self.jobs is not None or self.as_json or self.skip_existing or not self.keep_going:
+    def refuse(self, many: bool = False) -> None:
+        """Refuse the options where one file is written, as they would do nothing there; ``many``: of many sources."""
+        if self.recursive or self.jobs is not None or self.as_json or self.skip_existing:
             raise click.UsageError(
-                "--recursive, --jobs, --fail-fast, --skip-existing and --json need a folder as output: end it in /"
+                "--recursive, --jobs, --skip-existing and --json need a folder as output: end it in /"
             )
+        if not (self.keep_going or many):
+            raise click.UsageError("--fail-fast is for several sources, and this is one")
 
 
 def batch_options(function: Command) -> Command:
@@ -56,7 +58,7 @@ def folder_options(function: Command) -> Command:
     """The options of commands that write a folder; they come as one argument, ``batch``."""
     return _options(function, [
         click.option("--keep-going/--fail-fast", default=True, show_default=True,
-                     help="Folders: go on after a file that fails, or stop."),
+                     help="Folders and archives: go on after a file that fails, or stop."),
         click.option("--skip-existing", is_flag=True, help="Folders: do nothing for outputs that exist."),
     ])  # fmt: skip
 
@@ -80,6 +82,10 @@ def _options(function: Command, more: list[Callable]) -> Command:
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+#: What a command looks for in folders.
+_KINDS = {"compress": "images", "decompress": ".vlae files"}
 
 
 def is_folder(output: str) -> bool:
@@ -108,9 +114,12 @@ def say(text: str, err: bool = True) -> None:
 
 
 def run_folder(
-    what: str, tasks: Sequence[Task], output: str, coding: Coding, batch: Batch, force: bool, quiet: bool
+    what: str, tasks: Sequence[Task], output: str, coding: Coding, batch: Batch, force: bool, quiet: bool, others: int
 ) -> None:
-    """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed."""
+    """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed.
+
+    ``others`` are files in the sources' folders that are not among the tasks, by their names.
+    """
     from dataclasses import replace
 
     from vlae_codec import files, folders
@@ -137,9 +146,11 @@ def run_folder(
                     break
     order = {str(task.source): number for number, task in enumerate(tasks)}
     done.sort(key=lambda outcome: order[outcome.source])
-    totals = folders.totals(done)
+    totals = folders.totals(done) | {"passed_over": others}
     if not quiet:
         say(_table(totals))
+        if others:
+            say(f"{others} other files passed over, as their names are not of {_KINDS[what]}")
         if len(done) < len(tasks):
             say(f"stopped at the first failure, {len(tasks) - len(done)} files not done")
     if batch.as_json:

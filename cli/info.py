@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import complete_path, display
+from .options import complete_path, display, naming
 
 
 @click.command()
@@ -22,7 +22,8 @@ def info(source: str, as_json: bool) -> None:
     from vlae_codec import files
     from vlae_codec.formats import kinds
 
-    what = kinds.info(files.read_bytes(source))
+    with naming(source):
+        what = kinds.info(files.read_bytes(source))
     if as_json:
         click.echo(json.dumps(what, indent=2))
     elif what["mode"] == "lossy":

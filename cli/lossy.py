@@ -48,6 +48,7 @@ def lossy(
     from vlae_codec.images.sets import Source, find_images, flat_images, is_array, load_array, open_binary, to_binary
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
+    files.check_other(output, sources)
     files.check_writable(output, force)
     use_threads(threads)
     model = load_model(model_name or DEFAULT_MODEL, device)

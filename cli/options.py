@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ def attributes_option(function: Command) -> Command:
     """``--attributes/--no-attributes``, of the commands that write archives or restore them."""
     option = click.option(
         "--attributes/--no-attributes", default=True, show_default=True,
-        help="Archives of files: their times of modification and permissions.",
+        help="Keep files' times of modification and permissions; an archive holds those of its files.",
     )  # fmt: skip
     return option(function)
 
@@ -109,6 +110,35 @@ def progress_bar(quiet: bool, what: str) -> Iterator[Bar]:
 def display(name: str) -> str:
     """A file's name as a terminal can show it: it may hold bytes that are no text."""
     return name.encode("utf-8", "replace").decode()
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Name a file in what is wrong with it, and say what it is where it is another image."""
+    from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedVersion
+
+    try:
+        yield
+    except (CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedVersion) as error:
+        text, called = str(error), "standard input" if path == "-" else path
+        found = _image_format(path) if isinstance(error, NotAVlaeFile) else ""
+        if found:
+            text = f"a {found} image, not a .vlae file"
+        if os.path.basename(path) not in text or found:
+            error.args = (f"{called}: {text}",)
+        raise
+
+
+def _image_format(path: str) -> str:
+    """Pillow's name of the format of a file; empty for none that it knows."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.format or ""
+    except Exception:
+        # Pillow raises almost anything.
+        return ""
 
 
 def note(quiet: bool, text: str) -> None:

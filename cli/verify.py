@@ -24,7 +24,7 @@ def verify(
     sources: tuple[Path, ...], against: Path | None, batch: Batch, max_pixels: int, model_name: str | None,
     device: str, threads: int | None, quiet: bool,
 ) -> None:  # fmt: skip
-    """Check .vlae files, and those in folders, without writing anything.
+    """Check .vlae files (- for standard input), and those in folders, without writing anything.
 
     Everything is decoded and held against its checksums. The exit code is 1 if anything is wrong, or cannot be checked
     because the model that made it is not here.
@@ -41,7 +41,11 @@ def verify(
     paths = [path for _, path in find_packed(sources, batch.recursive)]
     if against and len(paths) > 1:
         raise click.UsageError(f"--against is for one .vlae file, and these are {len(paths)}")
+    if Path("-") in paths and len(paths) > 1:
+        raise click.UsageError("standard input is checked alone: leave out the other sources")
     jobs, threads = batch.workers(len(paths), threads)
+    # Worker processes have another standard input.
+    jobs = 0 if Path("-") in paths else jobs
     coding = Coding(model_name, device, threads, max_pixels=max_pixels)
     coding.models.load()  # What is wrong with the model is said once, not of every file.
     findings = []

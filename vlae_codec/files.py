@@ -54,7 +54,7 @@ def open_unchanged(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """All bytes of a file, or of standard input for ``-``; `VlaeError` if the file changes meanwhile."""
-    if path == STANDARD:
+    if os.fspath(path) == STANDARD:
         return sys.stdin.buffer.read()
     with open_unchanged(path) as file:
         return file.read()
@@ -87,6 +87,17 @@ def find(sources: Iterable[Path], suffixes: Collection[str], recursive: bool) ->
     return found
 
 
+def passed_over(sources: Iterable[Path], suffixes: Collection[str], recursive: bool) -> int:
+    """How many files of the folders among the sources `find` leaves out, as they have none of the suffixes."""
+    count = 0
+    for source in sources:
+        for _, subfolders, names in os.walk(source):
+            count += sum(Path(name).suffix.lower() not in suffixes for name in names)
+            if not recursive:
+                subfolders.clear()
+    return count
+
+
 def _raise(error: OSError) -> None:
     raise error
 
@@ -107,16 +118,37 @@ def check_writable(path: str, force: bool) -> None:
         raise VlaeError(f"no permission to write in {folder}")
 
 
-def below(folder: Path, name: str) -> Path:
-    """The path of a relative name below a folder, the folders on the way made; never outside, nor through a link."""
+def check_other(output: str, sources: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse an output that is one of the sources: it would replace what it is made of."""
+    for source in sources:
+        both = output != STANDARD and os.path.exists(output) and os.path.exists(source)
+        if both and os.path.samefile(output, source):
+            raise VlaeError(f"{output} is the source itself; name another output")
+
+
+def attributes_of(path: str | os.PathLike[str]) -> Attributes | None:
+    """Those of an ordinary file, which what is made of it gets too; None of standard input, pipes and devices."""
+    ordinary = os.fspath(path) != STANDARD and os.path.isfile(path)
+    return Attributes.of(path) if ordinary else None
+
+
+def below(folder: Path, name: str, make: bool = True) -> Path:
+    """The path of a relative name below a folder, the folders on the way made; never outside, nor through a link.
+
+    Without ``make`` nothing is made, and `VlaeError` says what could not be.
+    """
     path = folder
-    folder.mkdir(parents=True, exist_ok=True)
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
     parts = name.split("/")
     for part in parts[:-1]:
         path = path / part
         if path.is_symlink():
             raise VlaeError(f"{path} is a symbolic link, which nothing is written through")
-        path.mkdir(exist_ok=True)
+        if make:
+            path.mkdir(exist_ok=True)
+        elif path.exists() and not path.is_dir():
+            raise VlaeError(f"{path} is not a folder, so {name} cannot be written there")
     return path / parts[-1]
 
 

@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Coding:
-    """How the files of a run are coded; see `single.compress_file` for the last five.
+    """How the files of a run are coded; see `single.compress_file` for ``pixels`` to ``exact``.
 
     Attributes
     ----------
@@ -60,6 +60,10 @@ class Coding:
     device : str
     threads : int, optional
         CPU threads of each process; None for all cores.
+    attributes : bool
+        Give outputs the permissions and the time of modification of their sources.
+    quick : bool
+        See `single.compress_file`.
     """
 
     model: str | None = None
@@ -70,6 +74,8 @@ class Coding:
     verify: bool = True
     max_pixels: int = MAX_PIXELS
     exact: bool = False
+    attributes: bool = True
+    quick: bool = False
 
     def start(self) -> None:
         """Make a process ready: the threads set, the model loaded, which the registry then keeps."""
@@ -263,7 +269,21 @@ def _run(
     work: Callable[[Task], _Coded], tasks: Sequence[Task], folder: Path, coding: Coding, jobs: int, force: bool,
     skip_existing: bool,
 ) -> Generator[Outcome, None, None]:  # fmt: skip
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield from _run_into(work, tasks, folder, coding, jobs, force, skip_existing)
+    finally:
+        if made:
+            # A run that was stopped before its first output leaves nothing.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _run_into(
+    work: Callable[[Task], _Coded], tasks: Sequence[Task], folder: Path, coding: Coding, jobs: int, force: bool,
+    skip_existing: bool,
+) -> Generator[Outcome, None, None]:  # fmt: skip
     taken = {task.name for task in tasks}
 
     def refused(task: Task, name: str) -> Outcome | None:
@@ -274,8 +294,9 @@ def _run(
                 raise VlaeError(f"{target} is the output of another file")
             if skip_existing and Path(target).is_file():
                 return Outcome(source, target, "skipped")
-            files.below(folder, name)
-            files.check_writable(target, force)
+            # Folders are made when something is written into them, so that a run that is stopped leaves none empty.
+            if files.below(folder, name, make=False).parent.is_dir():
+                files.check_writable(target, force)
         except (VlaeError, OSError) as error:
             return Outcome(source, target, "failed", error=describe(error, source))
         return None
@@ -285,7 +306,8 @@ def _run(
         if error is None:
             taken.add(coded.name)
             try:
-                files.write_bytes(str(files.below(folder, coded.name)), coded.data, force)
+                attributes = files.attributes_of(task.source) if coding.attributes else None
+                files.write_bytes(str(files.below(folder, coded.name)), coded.data, force, attributes)
             except (VlaeError, OSError) as problem:
                 error = describe(problem, source)
         if error is not None:
@@ -323,7 +345,7 @@ def _compress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
         return task.name, single.compress_file(
             data, task.source.name, coding.models.load(), pixels=coding.pixels, strip=coding.strip,
-            verify=coding.verify, max_pixels=coding.max_pixels, exact=coding.exact,
+            verify=coding.verify, max_pixels=coding.max_pixels, exact=coding.exact, quick=coding.quick,
         )  # fmt: skip
 
     return _timed(task, code)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlae_codec.errors import CorruptFile
-from vlae_codec.images.jpeg import recompress, restore
 
 #: What small recipes begin with in mind: the ends and common chunks of PNG files, and headers of BMP files.
 DICTIONARY = (
@@ -34,13 +33,12 @@ WORTH = 0.98
 
 
 class Method(IntEnum):
-    """How bytes are packed: the first byte. From `DELTA` to 254 it says the distance of the differences."""
+    """How bytes are packed: the first byte. From `DELTA` on it says the distance of the differences."""
 
     AS_IT_IS = 0
     DEFLATE = 1
     LZMA = 2
     DELTA = 3
-    JPEG_XL = 255
 
 
 def pack(data: bytes) -> bytes:
@@ -53,22 +51,11 @@ def pack(data: bytes) -> bytes:
     if distance is not None:
         method = Method.DELTA + distance if distance else Method.LZMA
         choices.append(bytes([method]) + lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(method)))
-    smaller = recompress(data)
-    if smaller is not None:
-        choices.append(bytes([Method.JPEG_XL]) + smaller)
     return min((choice for choice in choices if len(data) <= MOST * len(choice)), key=len)
 
 
 def unpack(data: bytes, size: int, what: str) -> bytes:
-    """The ``size`` bytes that `pack` was given.
-
-    Raises
-    ------
-    CorruptFile
-        If they are others than so many.
-    UnsupportedImage
-        If they are a JPEG that is coded as JPEG XL, and no library for that is here.
-    """
+    """The ``size`` bytes that `pack` was given; `CorruptFile` if they are others than so many."""
     if not data or size > MOST * len(data):
         raise CorruptFile(f"{what} takes {len(data)} bytes, which cannot hold {size}")
     method, body = data[0], data[1:]
@@ -79,8 +66,6 @@ def unpack(data: bytes, size: int, what: str) -> bytes:
             inflater = zlib.decompressobj(-15, DICTIONARY)
             out = inflater.decompress(body, size + 1)
             ended = inflater.eof and not inflater.unused_data
-        elif method == Method.JPEG_XL:
-            out, ended = restore(body), True
         else:
             reader = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(method))
             out = reader.decompress(body, size + 1)

@@ -53,7 +53,7 @@ def test_arrays(tmp_path: Path, suffix: str) -> None:
     loaded = np.load(again)["digits"] if suffix == ".npz" else np.load(again)
     assert np.array_equal(loaded, IMAGES)
     assert loaded.dtype == IMAGES.dtype
-    assert run("list", packed).split() == [str(i) for i in range(30)]
+    assert run("list", packed, "--names").split() == [str(i) for i in range(30)]
     assert json.loads(run("info", packed, "--json"))["segments"] == 5
     assert "30 images in 5 segments" in run("info", packed)
 

@@ -89,20 +89,22 @@ def archive_array(
 def archive_files(
     paths: Sequence[tuple[str, Path]], model: Model, *, segment: int = SEGMENT, embed: bool = False,
     verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS, exact: bool = False,
-    attributes: bool = True,
+    quick: bool = False, attributes: bool = True, failed: Callable[[Path, Exception], None] | None = None,
 ) -> bytes:  # fmt: skip
     """An archive of image files, given as (name, path), none of more than ``max_pixels``.
 
     With ``attributes`` their times of modification and permissions are kept. See `archive_array` and
     `single.compress_file` for the other parameters.
 
-    With a model for binary images all must be images of its size and one mode, 1 or L, without metadata.
+    With a model for binary images all must be images of its size and one mode, 1 or L, without metadata. With another
+    model, and with ``failed``, files that cannot be read or coded are left out, and it is called with the path and the
+    error of each.
     """
     check_names([name for name, _ in paths])
     if not paths:
         raise UnsupportedImage("no images to put into an archive")
-    kept = [files.Attributes.of(path) for _, path in paths] if attributes else []
     if model.config.image_size:
+        kept = [files.Attributes.of(path) for _, path in paths] if attributes else []
         bits, source = open_binary(paths, model.config.image_size)
         writer = ArchiveWriter(source, model, embed)
         return _chains(writer, bits, [name for name, _ in paths], segment, verify, progress, kept)
@@ -112,14 +114,24 @@ def archive_files(
         """As `progress`, but nobody knows yet how many pixels will come in all."""
         progress(pixels)
 
+    kept = []
     for name, path in paths:
-        original = files.read_bytes(path)
-        data = single.compress_file(
-            original, path.name, model, named=False, verify=verify, progress=count, max_pixels=max_pixels,
-            exact=exact,
-        )  # fmt: skip
+        try:
+            found = files.Attributes.of(path)
+            data = single.compress_file(
+                files.read_bytes(path), path.name, model, named=False, verify=verify, progress=count,
+                max_pixels=max_pixels, exact=exact, quick=quick,
+            )  # fmt: skip
+        except (VlaeError, OSError) as error:
+            if failed is None:
+                raise
+            failed(path, error)
+            continue
         writer.add_single(data, name)
-    if kept:
+        kept.append(found)
+    if not kept:
+        raise UnsupportedImage(f"none of {len(paths)} files could be put into an archive")
+    if attributes:
         writer.add_attributes(kept)
     return writer.finish()
 
@@ -185,6 +197,8 @@ class Archive(Sections):
         self._given = model
         #: Segments as they were decoded, the one that was used last at the end.
         self._decoded: dict[int, NDArray[np.uint8]] = {}
+        #: What is wrong with segments that did not decode, so that it is found out once.
+        self._broken: dict[int, str] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], model: Model | None = None, device: str = "auto") -> Archive:
@@ -329,7 +343,13 @@ class Archive(Sections):
             return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
         decoded = self._decoded.pop(number, None)
         if decoded is None:
-            decoded = self.binary_segment(segment)
+            if number in self._broken:
+                raise CorruptFile(self._broken[number])
+            try:
+                decoded = self.binary_segment(segment)
+            except CorruptFile as error:
+                self._broken[number] = str(error)
+                raise
             room = self.max_pixels - decoded.size
             while self._decoded and (
                 len(self._decoded) >= self.kept or sum(kept.size for kept in self._decoded.values()) > room
@@ -371,13 +391,25 @@ class Archive(Sections):
             raise CorruptFile("the archive holds files, not an array")
         if self.damaged:
             raise CorruptFile(self.damaged[0])
-        images = []
-        expect(progress, math.prod(self.source.shape[:3]))
-        for image in self:
-            images.append(image)
-            progress(image.shape[0] * image.shape[1])
-        array = np.stack(images)
-        return array.astype(bool) if self.source.dtype == "bool" else array
+        array, problems = self.intact(progress)
+        if problems:
+            raise CorruptFile(problems[0])
+        return array
+
+    def intact(self, progress: Progress = no_progress) -> tuple[NDArray, list[str]]:
+        """The images of an array that are not damaged, in order, and one line for each segment that is."""
+        images: list[NDArray] = []
+        problems = dict.fromkeys(self.damaged)
+        expect(progress, len(self) * math.prod(self.source.shape[1:3]))
+        for segment in self.segments:
+            try:
+                images += [self[segment.first + i] for i in range(segment.count)]
+            except CorruptFile as error:
+                problems[f"{self.place(segment.first)}: {error}"] = None
+                continue
+            progress(segment.count * math.prod(self.source.shape[1:3]))
+        array = np.stack(images) if images else np.empty((0, *self.source.shape[1:]))
+        return array.astype(self.source.dtype), list(problems)
 
 
 # -- as a kind of file -----------------------------------------------------------------------------------------------
@@ -445,9 +477,14 @@ def restore(data: bytes, request: Request) -> str:
     output, selected = request.needed_output("an archive"), request.select
     if archive.source.kind == "array" and not selected and is_array(output):
         files.check_writable(output, request.force)
-        array = archive.array(request.progress)
+        array, problems = archive.intact(request.progress)
+        if not len(array):
+            raise CorruptFile(f"nothing of the array is intact: {_some(problems)}")
         files.write_bytes(output, array_bytes(array, Path(output), archive.source.key), request.force)
-        return f"{output}: array of {array.dtype}, shape {array.shape}"
+        done = f"array of {array.dtype}, shape {array.shape}"
+        if problems:
+            raise CorruptFile(f"{output}: {done}, without what is damaged: {_some(problems)}")
+        return f"{output}: {done}"
     indices = [archive.index_of(name) for name in selected] or range(len(archive))
     one = request.is_one_file(len(indices))
     names, problems = archive.names, list(archive.damaged)

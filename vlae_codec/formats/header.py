@@ -16,6 +16,7 @@ from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, Unsup
 from vlae_codec.fields import MAGIC, MAX_METADATA, VERSION, Reader, write_varint
 from vlae_codec.images.fallback import FallbackKind
 from vlae_codec.images.io import Reason
+from vlae_codec.images.jpeg import recompress, restore
 from vlae_codec.images.pixels import MAX_PIXELS, MAX_SIDE, PixelKind, check_size
 from vlae_codec.images.rasters import Form
 from vlae_codec.models.config import VLAEConfig
@@ -26,6 +27,8 @@ from vlae_codec.stages import Stage, StageKind
 MAX_NAME = 255
 #: What stands for the kind of an alpha channel that has one value.
 CONSTANT = 255
+#: What stands before a stored JPEG file that is kept as JPEG XL; no method of `packing`.
+JPEG_XL = 255
 #: Largest number of lanes that this version writes or reads.
 MAX_LANES = 256
 
@@ -166,7 +169,9 @@ def write(header: Header, payload: bytes) -> bytes:
 
 def write_stored(reason: Reason, name: str, content: bytes) -> bytes:
     """The bytes of a .vlae file that holds a source file as it is, packed where that is smaller."""
-    packed = pack(content)
+    packed, smaller = pack(content), recompress(content)
+    if smaller is not None and len(smaller) < len(packed):
+        packed = bytes([JPEG_XL]) + smaller
     small = len(packed) < len(content)
     out = bytearray(MAGIC) + bytes([VERSION, Mode.STORED + (SOURCE if small else 0), reason])
     encoded = name.encode("utf-8", "surrogateescape")
@@ -178,7 +183,7 @@ def write_stored(reason: Reason, name: str, content: bytes) -> bytes:
 
 
 def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
-    """The inverse of `write_stored`; raises as `read` does."""
+    """The inverse of `write_stored`; raises as `read` does, and as `jpeg.restore` where the file is a JPEG."""
     mode, reader, packed = _checked(data)
     if mode is not Mode.STORED:
         raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a stored file")
@@ -187,9 +192,11 @@ def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
     digest = reader.take(8, "the checksum of the content")
     length = reader.varint("the content's length", 0, 1 << 48)
     content = bytes(reader.data[reader.at :])
-    if packed:
+    if packed and content[:1] == bytes([JPEG_XL]):
+        content = restore(content[1:])
+    elif packed:
         content = unpack(content, length, "the content")
-    elif len(content) != length:
+    if len(content) != length:
         raise CorruptFile(f"{len(content)} bytes of content, expected {length}")
     found = hashlib.blake2b(content, digest_size=8).digest()
     if found != digest:

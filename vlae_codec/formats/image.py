@@ -47,7 +47,7 @@ def restore(data: bytes, request: Request) -> str:
         raise VlaeError("--select is for archives, and this is a file of one image")
     begun = time.monotonic()
     output, encoded = _restored(data, request)
-    files.write_bytes(output, encoded, request.force)
+    files.write_bytes(output, encoded, request.force, request.kept)
     what = info(data)
     if what["mode"] == "stored":
         return f"{output}: the source file as it was"
@@ -68,12 +68,7 @@ def _restored(data: bytes, request: Request) -> tuple[str, bytes]:
     # The pixels of a JPEG come back as a PNG, under a name that says so.
     anew = kept or imaging.format_of(original) in imaging.RESTORED
     files.check_writable(output or (original if anew else f"{original}.png"), request.force)
-    if container.mode_of(data) is Mode.STORED:
-        if not as_it_was:
-            raise UnsupportedImage(
-                f"the file holds {original or 'its source'} as it is, which cannot become {suffix}: decompress it "
-                "without --output, then convert"
-            )
+    if container.mode_of(data) is Mode.STORED and as_it_was:
         return output or original, single.restore_file(data)[1]
     model = model_for(data, request.models, request.max_pixels)
     if output in (None, files.STANDARD) or (as_it_was and anew):

@@ -38,6 +38,8 @@ class Request:
     draws : Draws
     attributes : bool
         Restore the times of modification and the permissions that an archive holds.
+    kept : Attributes, optional
+        What the file of a single image gets.
     max_pixels : int
         Refuse images that have more.
     progress : function
@@ -51,6 +53,7 @@ class Request:
     max_pixels: int = MAX_PIXELS
     progress: Progress = no_progress
     attributes: bool = True
+    kept: files.Attributes | None = None
 
     def needed_output(self, what: str) -> str:
         """The output; `VlaeError` if there is none."""

@@ -241,6 +241,18 @@ class Sections:
             return int(name)
         raise UnsupportedImage(f"no image {name!r} in the archive; `list` shows the names")
 
+    def sizes(self) -> list[float]:
+        """Bytes that each image takes in the archive; those of a segment are shared by its images."""
+        sizes = [0.0] * len(self)
+        for segment in self.segments:
+            self.file.seek(segment.offset)
+            head = Reader(self.file.read(11))
+            head.byte("a section's tag", 256)
+            length = head.varint("a section's length", 0, MAX_SECTION)
+            each = (head.at + 4 + length) / segment.count
+            sizes[segment.first : segment.first + segment.count] = [each] * segment.count
+        return sizes
+
     def place(self, index: int) -> str:
         """The segment of an image, for messages."""
         for segment in self.segments:
@@ -259,7 +271,7 @@ class Sections:
         if start[len(MAGIC)] != VERSION:
             raise UnsupportedVersion(f"the file has format version {start[len(MAGIC)]}, this release reads {VERSION}")
         if start[-1] != Mode.ARCHIVE:
-            raise CorruptFile(f"the file has mode {start[-1]}, expected {int(Mode.ARCHIVE)}: not an archive")
+            raise CorruptFile(f"the file has mode {start[-1]}, not an archive's; `info` shows what it holds")
 
     def section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
         """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""

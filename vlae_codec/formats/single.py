@@ -98,7 +98,7 @@ def _subject(image: Image.Image) -> Subject:
 
 def _compress(
     subject: Subject, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress,
-    source: tuple[SourceFile, bytes] | None = None,
+    source: tuple[SourceFile, bytes] | None = None, quick: bool = False,
 ) -> bytes:  # fmt: skip
     """Of a large image only one copy lives at a time, if the caller keeps none.
 
@@ -116,17 +116,17 @@ def _compress(
         planes, kind = to_planes(subject)
         digest = source[1] if source else pixel_digest(kind.image_mode, (width, height), [subject.data.cast("B")])
         header = Header(Mode.VLAE, width, height, digest, metadata, recipe, pillow_mode=kind.image_mode)
-        header.alpha = _encode_alpha(subject) if kind.has_alpha else b""
+        header.alpha = _encode_alpha(subject, quick) if kind.has_alpha else b""
         data = _vlae(planes, kind, header, model, passes.take(VLAE_SHARE if verify else 1 - REST))
         # What takes next to no bits is left to the fallbacks, which take next to no time.
         data = data if header.is_bounded((header.costs[0] - header.costs[1] + header.costs[2]) // 8) else b""
         del planes
-    if isinstance(subject, Image.Image) or not data or _fallback_may_win(subject, len(data)):
+    if isinstance(subject, Image.Image) or not data or (not quick and _fallback_may_win(subject, len(data))):
         image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
         del subject
         header.mode = Mode.FALLBACK
         share = FALLBACKS_SHARE if data and verify else 1 - REST
-        header.fallback_kind, payload = smallest_fallback(image, passes.take(share))
+        header.fallback_kind, payload = smallest_fallback(image, passes.take(share), quick)
         other = container.write(header, payload)
         if not data or len(other) < len(data):
             data = other
@@ -154,6 +154,7 @@ def compress_file(
     pixels: bool = False,
     strip: bool = False,
     exact: bool = False,
+    quick: bool = False,
     named: bool = True,
     verify: bool = True,
     progress: Progress = no_progress,
@@ -178,6 +179,8 @@ def compress_file(
         The same, without metadata but for transparency.
     exact : bool
         Only bit for bit: a PNG that cannot be deflated as it was is kept whole.
+    quick : bool
+        Try no form that takes long, even where it may be smaller: no WebP and no JPEG XL.
     named : bool
         Keep the name; without it `restore_file` must be told one with the same suffix.
     verify : bool
@@ -197,7 +200,7 @@ def compress_file(
     found = None if strip else rasters.find(source, called, max_pixels)
     if strip or (pixels and not found):
         image = imaging.open_image(source, called, max_pixels)
-        return _compress_pixels(image, name, model, strip, verify, progress)
+        return _compress_pixels(image, name, model, strip, verify, progress, quick)
     if found is None or (exact and found.form is Form.PNG):
         reason = Reason.FORMAT if found else imaging.reason_to_keep(source, called, max_pixels)
         return container.write_stored(reason, name, source)
@@ -205,7 +208,7 @@ def compress_file(
     held = [found.picture]
     # What was taken apart is not needed any more, and a large picture takes as much memory as all else.
     del found
-    data = _compress(held.pop(), {}, model, verify, progress, made_of)
+    data = _compress(held.pop(), {}, model, verify, progress, made_of, quick)
     # Only where no model was of use can packing be better.
     if container.mode_of(data) is Mode.VLAE and len(data) <= len(source):
         return data
@@ -214,7 +217,7 @@ def compress_file(
 
 
 def _compress_pixels(
-    image: Image.Image, name: str, model: Model | None, strip: bool, verify: bool, progress: Progress
+    image: Image.Image, name: str, model: Model | None, strip: bool, verify: bool, progress: Progress, quick: bool
 ) -> bytes:
     """What Pillow sees of a file, with or without its metadata."""
     metadata = metadata_of(image)
@@ -224,7 +227,7 @@ def _compress_pixels(
         metadata[NAME] = name
     if not imaging.has_format(name, image.format):
         metadata[FORMAT] = image.format
-    return _compress(_subject(image), metadata, model, verify, progress)
+    return _compress(_subject(image), metadata, model, verify, progress, quick=quick)
 
 
 def restore_file(
@@ -315,12 +318,12 @@ def _fallback_may_win(values: np.ndarray, size: int) -> bool:
     return values.shape[0] * values.shape[1] * 3 <= SMALL or quick_size(values) < FALLBACK_SHARE * size
 
 
-def _encode_alpha(values: np.ndarray) -> bytes:
+def _encode_alpha(values: np.ndarray, quick: bool = False) -> bytes:
     """The last channel of values (H, W, C) as a header holds it."""
     alpha = np.ascontiguousarray(values[..., -1])
     if alpha.min() == alpha.max():
         return bytes([CONSTANT, alpha[0, 0]])
-    kind, data = smallest_fallback(Image.fromarray(alpha))
+    kind, data = smallest_fallback(Image.fromarray(alpha), quick=quick)
     return bytes([kind]) + data
 
 

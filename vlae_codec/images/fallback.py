@@ -119,13 +119,18 @@ def _split_palette(data: bytes | memoryview) -> tuple[bytes, bytes | memoryview]
     return bytes(data[2 : 2 + length]), data[2 + length :]
 
 
-def smallest_fallback(image: Image.Image, progress: Progress = no_progress) -> tuple[FallbackKind, bytes]:
-    """The image in the smallest of the forms, without metadata; WebP takes most of the time."""
+def smallest_fallback(
+    image: Image.Image, progress: Progress = no_progress, quick: bool = False
+) -> tuple[FallbackKind, bytes]:
+    """The image in the smallest of the forms, without metadata; WebP takes most of the time.
+
+    With ``quick`` neither WebP nor JPEG XL is tried.
+    """
     bare = image
     if image.info:
         bare = image.copy()
         bare.info = {}
-    slow = bare.width * bare.height <= SLOW_PIXELS
+    slow = bare.width * bare.height <= SLOW_PIXELS and not quick
     twentieth = bare.width * bare.height // 20
     choices = [(FallbackKind.DEFLATE, raw(bare))]
     progress(twentieth)

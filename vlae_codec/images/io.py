@@ -193,6 +193,8 @@ def encode_file(image: Image.Image, fmt: str) -> bytes:
             options.update(lossless=True, quality=100, method=4, exact=True)
         data = saved(image, fmt, **options)
         with sizes_checked_here(), Image.open(io.BytesIO(data)) as again:
+            # A TIFF's palette cannot be read before its pixels are.
+            again.load()
             # Of a TIFF, and of no other, Pillow turns the pixels as the orientation says.
             seen = ImageOps.exif_transpose(image) if fmt == "TIFF" else image
             same = again.mode == image.mode and digest_of(again) == digest_of(seen)
