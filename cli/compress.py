@@ -109,8 +109,6 @@ def compress(
     batch.refuse(many=not single)
     files.check_other(output, sources)
     files.check_writable(output, force)
-    if Path(output).suffix.lower() in image_suffixes():
-        note(quiet, f"{output} will be a .vlae file under an image's name, which other programs cannot open")
     use_threads(threads)
     model = load_model(model_name or DEFAULT_MODEL, device)
     begun = time.monotonic()
@@ -125,6 +123,7 @@ def compress(
                 progress=update, max_pixels=max_pixels,
             )  # fmt: skip
         files.write_bytes(output, data, force, files.attributes_of(sources[0]) if attributes else None)
+        _warn_of(output, quiet)
         what = api.info(data)
         if what["mode"] == "stored":
             advice = "; --pixels codes its pixels all the same" if what["why"] == Reason.LOSSY.text else ""
@@ -164,6 +163,7 @@ def compress(
             )  # fmt: skip
         count = len(paths) - len(broken)
     files.write_bytes(output, data, force)
+    _warn_of(output, quiet)
     seconds = time.monotonic() - begun
     note(
         quiet,
@@ -172,3 +172,11 @@ def compress(
     )
     if broken:
         raise VlaeError(f"{len(broken)} of {len(broken) + count} files are not in the archive")
+
+
+def _warn_of(output: str, quiet: bool) -> None:
+    """Say so where a .vlae file has an image's name."""
+    from vlae_codec.images.io import image_suffixes
+
+    if Path(output).suffix.lower() in image_suffixes():
+        note(quiet, f"{output} is a .vlae file under an image's name, which other programs cannot open")

@@ -27,8 +27,9 @@ from .options import (
     "For an archive or several files a folder: ends in / or exists; for an array a .npy or .npz file.",
 )  # fmt: skip
 @click.option("--select", multiple=True, metavar="NAME", help="Archives: only the image of this name or number.")
-@click.option("--mode", "how", type=click.Choice(["sample", "mean"]), default="sample", show_default=True,
-              help="Lossy files: draw the detail, or average over draws.")  # fmt: skip
+@click.option("--mode", "how", type=click.Choice(["sample", "mean"]),
+              help="Lossy files: draw the detail (default for binary images), or show what z alone tells (default for "
+              "photographs).")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Lossy files: how many draws.")
 @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True,
               help="Lossy files: seed of the draws.")  # fmt: skip
@@ -40,7 +41,7 @@ def decompress(
     sources: tuple[str, ...],
     output: str | None,
     select: tuple[str, ...],
-    how: str,
+    how: str | None,
     samples: int,
     seed: int,
     attributes: bool,
@@ -100,7 +101,7 @@ def decompress(
     if output is not None:
         files.check_other(output, sources)
     kept = files.attributes_of(sources[0]) if attributes else None
-    draws = Draws(samples, seed, how == "mean")
+    draws = Draws(samples, seed, None if how is None else how == "mean")
     with progress_bar(quiet, "decompress") as update:
         request = Request(
             output, force, Models(model_name, device), select, draws, max_pixels, update, attributes, kept

@@ -148,9 +148,9 @@ def run_folder(
     done.sort(key=lambda outcome: order[outcome.source])
     totals = folders.totals(done) | {"passed_over": others}
     if not quiet:
-        say(_table(totals))
         if others:
             say(f"{others} other files passed over, as their names are not of {_KINDS[what]}")
+        say(_table(totals))
         if len(done) < len(tasks):
             say(f"stopped at the first failure, {len(tasks) - len(done)} files not done")
     if batch.as_json:

@@ -15,14 +15,18 @@ from .options import coding_options, complete_path, note, use_threads
     "-o", "--output", required=True, help="The .vlae file to write; - for standard output.",
     shell_complete=complete_path,
 )  # fmt: skip
-@click.option(
-    "--fidelity", type=click.FloatRange(0.0, 1000.0), help="How much closeness to q(z|x) counts against size."
-)
+@click.option("--quality", type=click.IntRange(1, 100), help="Photographs: how much z tells, 1 to 100; default: 50.")
+@click.option("--bytes", "most_bytes", type=click.IntRange(1), metavar="N",
+              help="Photographs: the best quality whose file has at most N bytes.")  # fmt: skip
+@click.option("--fidelity", type=click.FloatRange(0.0, 1000.0),
+              help="Binary images: how much closeness to q(z|x) counts against size; default: 2.5.")  # fmt: skip
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
 @coding_options
 def lossy(
     sources: tuple[str, ...],
     output: str,
+    quality: int | None,
+    most_bytes: int | None,
     fidelity: float | None,
     key: str,
     model_name: str | None,
@@ -34,30 +38,41 @@ def lossy(
     """Keep only the global structure of images: z, some bits for each image.
 
     `decompress` draws the local detail anew, so the pixels differ from the original's. SOURCES are as for `compress`:
-    a photograph, or binary images with a model for them.
+    a photograph (a .vlae file of one will do), or binary images with
+    a model for them.
 
     \b
     Examples:
+      vlae-codec lossy photo.png -o photo.vlae --bytes 4000
+      vlae-codec decompress photo.vlae -o seen.png
       vlae-codec lossy digits.npy -o digits.vlae --model static-mnist
       vlae-codec decompress digits.vlae -o drawn.npy --seed 1
     """
     from vlae_codec import files
     from vlae_codec.errors import UnsupportedImage
     from vlae_codec.formats import lossy as codes
-    from vlae_codec.images import io as imaging
     from vlae_codec.images.sets import Source, find_images, flat_images, is_array, load_array, open_binary, to_binary
-    from vlae_codec.registry import DEFAULT_MODEL, load_model
+    from vlae_codec.registry import LOSSY_MODEL, load_model
 
     files.check_other(output, sources)
     files.check_writable(output, force)
     use_threads(threads)
-    model = load_model(model_name or DEFAULT_MODEL, device)
+    model = load_model(model_name or LOSSY_MODEL, device)
     options = {} if fidelity is None else {"fidelity": fidelity}
+    if quality is not None and most_bytes is not None:
+        raise click.UsageError("--quality and --bytes both choose the size: give one of them")
+    if model.config.image_size and (quality is not None or most_bytes is not None):
+        raise click.UsageError("--quality and --bytes are for photographs; binary images take --fidelity")
     if not model.config.image_size:
+        if fidelity is not None:
+            raise click.UsageError("--fidelity is for binary images; photographs take --quality or --bytes")
         if len(sources) > 1 or Path(sources[0]).is_dir() or is_array(sources[0]):
             raise UnsupportedImage("lossy takes one photograph at a time; many images need a model for binary images")
-        image = imaging.open_image(files.read_bytes(sources[0]), sources[0])
-        file = codes.encode_photograph(image, model, Path(sources[0]).name or "image", **options)
+        image = codes.open_photograph(files.read_bytes(sources[0]), sources[0])
+        name = Path(sources[0]).name or "image"
+        file = codes.encode_photograph(
+            image, model, name, quality=quality or codes.QUALITY, most_bytes=most_bytes
+        )  # fmt: skip
     elif len(sources) == 1 and is_array(sources[0]):
         array, found = load_array(Path(sources[0]), key)
         bits, high = to_binary(flat_images(array), model.config.image_size)

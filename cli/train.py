@@ -11,10 +11,10 @@ import click
 from .options import complete_path
 
 #: Options that replace a value of the preset's configuration or schedule.
-CONFIG = ("blocks", "channels", "z_channels", "z_hidden")
+CONFIG = ("blocks", "channels", "z_channels", "z_hidden", "z_width")
 SCHEDULE = (
     "steps", "decay", "batch", "crop", "z_from", "free_bits", "kl_warmup", "word_dropout", "rate", "matrix_rate",
-    "seed",
+    "seed", "distortion",
 )  # fmt: skip
 
 
@@ -37,11 +37,15 @@ SCHEDULE = (
 @click.option("--pointwise", is_flag=True, help="Only 1x1 layers after the decoder's first (NeLLoC).")
 @click.option("--z-channels", type=int, help="Channels of z; 0 for a decoder alone.")
 @click.option("--z-hidden", type=int, help="Width of the prior and of the layers next to z.")
+@click.option("--z-width", type=int, help="Width of the networks between photographs and z.")
+@click.option("--distortion", type=float,
+              help="Bits per pixel that a unit of squared error of what z tells costs.")  # fmt: skip
 @click.option("--z-from", type=int, help="Step at which z joins.")
 @click.option("--free-bits", type=float, help="Nats per channel of z (and per patch of a photograph) that are free.")
 @click.option("--kl-warmup", type=int, help="Steps over which the KL's weight rises to one.")
 @click.option("--word-dropout", type=float, help="Share of pixels kept from the window; binary images only.")
 @click.option("--freeze-decoder", is_flag=True, help="Train only what belongs to z; needs --start.")
+@click.option("--z-alone", is_flag=True, help="Train what lies between photographs and z, without the decoder.")
 @click.option("--rate", type=float, help="Learning rate of Adam.")
 @click.option("--matrix-rate", type=float, help="Learning rate of Muon.")
 @click.option("--seed", type=int, help="Seed of weights, order of the data and noise.")
@@ -57,6 +61,7 @@ def train(
     until: int | None,
     pointwise: bool,
     freeze_decoder: bool,
+    z_alone: bool,
     bf16: bool | None,
     device: str,
     threads: int | None,
@@ -105,14 +110,19 @@ def train(
         if config.image_size != chosen.config.image_size:
             kind = "binary images: give --config vlae" if config.image_size else "photographs: give --config photo"
             raise UnknownModel(f"--start {start} is a model for {kind}")
-    config = dataclasses.replace(config, **{name: given[name] for name in CONFIG if name in given})
-    schedule = dataclasses.replace(chosen.schedule, **{name: given[name] for name in SCHEDULE if name in given})
+    shape = {name: given[name] for name in CONFIG if name in given}
+    if shape.get("z_channels", 0) % max(config.z_groups, 1):
+        shape["z_groups"] = 0
     if pointwise:
-        config = dataclasses.replace(config, spatial=False)
+        shape |= {"spatial": False, "depthwise": False}
+    config = dataclasses.replace(config, **shape)
+    schedule = dataclasses.replace(chosen.schedule, **{name: given[name] for name in SCHEDULE if name in given})
     if bf16 is not None:
         schedule = dataclasses.replace(schedule, bfloat16=bf16)
     if freeze_decoder:
         schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
+    if z_alone:
+        schedule = dataclasses.replace(schedule, z_alone=True)
     trainer = Trainer(config, schedule, output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
 
@@ -120,7 +130,7 @@ def train(
         if not quiet and progress.step % 50 == 0:
             click.echo(
                 f"step {progress.step}/{schedule.steps}  pixels {progress.pixels:.4f}  KL {progress.kl:.5f} {unit}  "
-                f"{progress.images_per_second:.1f} images/s",
+                f"error {progress.error:.1f}  {progress.images_per_second:.1f} images/s",
                 err=True,
             )
 

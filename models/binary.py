@@ -6,39 +6,12 @@ neighbourhood, a square of pixels or a whole small image), so all of them become
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VLAEConfig
-from .layers import Observer, convolve, from_patches, ignore, to_patches, weight
+from .layers import Observer, ResidualBlock, convolve, from_patches, ignore, parameters, to_patches
 from .plan import LOG_STD_MAX, LOG_STD_MIN, MEAN_MAX, NARROW
-
-
-class BinaryBlock(nn.Module):
-    """relu, 3x3 layer, relu, 3x3 layer, added to the stream."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight1 = weight(width, 9 * width)
-        self.bias1 = nn.Parameter(torch.zeros(width))
-        self.weight2 = weight(width, 9 * width, gain=0.0)
-        self.bias2 = nn.Parameter(torch.zeros(width))
-
-    def forward(self, h: Tensor, name: str, observe: Observer = ignore) -> Tensor:
-        """Map the stream (B, width, H, W) to the next."""
-        a = F.relu(h)
-        observe(f"{name}.0", a)
-        u = F.relu(convolve(a, self.weight1, self.bias1, 3))
-        observe(f"{name}.1", u)
-        return h + convolve(u, self.weight2, self.bias2, 3)
-
-
-def _layers(
-    *shapes: tuple[int, int], gains: dict[int, float] | None = None
-) -> tuple[nn.ParameterList, nn.ParameterList]:
-    weights = [weight(outputs, inputs, (gains or {}).get(i, 2.0)) for i, (outputs, inputs) in enumerate(shapes)]
-    return nn.ParameterList(weights), nn.ParameterList([nn.Parameter(torch.zeros(outputs)) for outputs, _ in shapes])
 
 
 class BinaryEncoder(nn.Module):
@@ -48,11 +21,11 @@ class BinaryEncoder(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, quarter = config.image_width, config.z_hidden, (config.image_size // 4) ** 2
-        self.weights, self.biases = _layers(
+        self.weights, self.biases = parameters(
             (width, 16), (2 * width, 4 * width), (NARROW, 2 * width), (hidden, NARROW * quarter),
             (2 * config.z_channels, hidden), gains={4: 0.1},
         )  # fmt: skip
-        self.blocks = nn.ModuleList([BinaryBlock(width), BinaryBlock(2 * width)])
+        self.blocks = nn.ModuleList([ResidualBlock(width), ResidualBlock(2 * width)])
 
     def forward(self, x: Tensor, observe: Observer = ignore) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and log standard deviation of z, (B, z_channels, 1, 1), and the last hidden layer.
@@ -84,11 +57,11 @@ class BinaryFeatures(nn.Module):
         super().__init__()
         self.config = config
         width, hidden, quarter = config.image_width, config.z_hidden, (config.image_size // 4) ** 2
-        self.weights, self.biases = _layers(
+        self.weights, self.biases = parameters(
             (hidden, config.z_channels), (NARROW * quarter, hidden), (2 * width, NARROW), (4 * width, 2 * width),
             (4 * config.channels, width), gains={4: 0.5},
         )  # fmt: skip
-        self.blocks = nn.ModuleList([BinaryBlock(2 * width), BinaryBlock(width)])
+        self.blocks = nn.ModuleList([ResidualBlock(2 * width), ResidualBlock(width)])
 
     def forward(self, z: Tensor, observe: Observer = ignore) -> Tensor:
         """Map z (B, z_channels, 1, 1) to features (B, channels, S, S)."""

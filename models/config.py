@@ -33,7 +33,16 @@ class VLAEConfig:
     z_channels : int
         Channels of z; 0 makes a decoder without z.
     z_hidden : int
-        Width of the encoder, of the prior, and of the map from z to features.
+        Width of the prior; for binary images, also of the dense layers between them and z.
+    z_width : int
+        Width of the networks between photographs and z at a sixteenth and an eighth of the picture's side; at a quarter
+        two thirds of it, at a half one third. 0 for binary images.
+    z_groups : int
+        Groups of channels of z that the prior gives one after the other, each knowing those before it; 0: every channel
+        is a group.
+    depthwise : bool
+        Each block is a 1x1 layer to twice the channels, a depthwise masked layer over two rows above and two columns to
+        both sides, and a 1x1 layer back.
     image_size : int
         0: RGB images of any size, each subpixel a mixture of logistics, z on a grid of patches. Otherwise the side of
         square binary images, each pixel a Bernoulli variable, with one vector z for each.
@@ -54,6 +63,9 @@ class VLAEConfig:
     mixtures: int = 5
     z_channels: int = 8
     z_hidden: int = 128
+    z_width: int = 96
+    z_groups: int = 0
+    depthwise: bool = False
     image_size: int = 0
     image_width: int = 32
     prior: str = "autoregressive"
@@ -61,8 +73,6 @@ class VLAEConfig:
 
     #: Side of the square of pixels that one position of z stands for.
     Z_PATCH = 16
-    #: Side of the square of pixels that share one feature vector.
-    FEATURE_PATCH = 4
     #: Rows and columns of the prior's window on the grid of z.
     Z_WINDOW = 2
 
@@ -75,6 +85,8 @@ class VLAEConfig:
             "mixtures": (1, 16),
             "z_channels": (0, 64),
             "z_hidden": (1, 512),
+            "z_width": (3, 256),
+            "z_groups": (0, 64),
         }
         reach = (0, self.image_size) if self.image_size else (1, 8)
         limits |= {"window_rows": reach, "window_left": reach, "window_right": reach}
@@ -82,8 +94,9 @@ class VLAEConfig:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UnknownModel(f"model configuration: {name} is {value!r}, expected an integer in {low}..{high}")
-        if type(self.spatial) is not bool:
-            raise UnknownModel(f"model configuration: spatial is {self.spatial!r}, expected true or false")
+        for name in ("spatial", "depthwise"):
+            if type(getattr(self, name)) is not bool:
+                raise UnknownModel(f"model configuration: {name} is {getattr(self, name)!r}, expected true or false")
         for name, choices in (("prior", ("autoregressive", "gaussian")), ("posterior", ("diagonal", "iaf"))):
             if getattr(self, name) not in choices:
                 raise UnknownModel(
@@ -106,10 +119,15 @@ class VLAEConfig:
                 f"model configuration: window_right is {self.window_right}, "
                 f"expected at most window_left = {self.window_left}"
             )
-        if self.z_channels and self.z_hidden % self.z_channels:
+        groups = self.z_groups or self.z_channels
+        if self.z_channels and (self.z_hidden % groups or self.z_channels % groups):
             raise UnknownModel(
-                f"model configuration: z_hidden is {self.z_hidden}, "
-                f"expected a multiple of z_channels = {self.z_channels}"
+                f"model configuration: z_hidden is {self.z_hidden} and z_channels {self.z_channels}, expected "
+                f"multiples of the {groups} groups of z"
+            )
+        if self.depthwise and (self.image_size or not self.spatial or self.window_right < 2):
+            raise UnknownModel(
+                "model configuration: depthwise blocks are for photographs, spatial, with window_right of at least 2"
             )
 
     @property
@@ -124,6 +142,21 @@ class VLAEConfig:
     def skew(self) -> int:
         """Columns by which the wavefront lags behind in each row, see `vlae_codec.stages.wavefront`."""
         return self.window_right + 1
+
+    @property
+    def z_group(self) -> int:
+        """How many channels of z the prior gives at once."""
+        return self.z_channels // self.z_groups if self.z_groups else 1
+
+    @property
+    def reach(self) -> int:
+        """How many rows up, and columns to either side, a masked layer of a block sees."""
+        return 2 if self.depthwise else int(self.spatial)
+
+    @property
+    def inner(self) -> int:
+        """Channels within a block, between its first layer and its last."""
+        return 2 * self.channels if self.depthwise else self.channels
 
     @property
     def colours(self) -> int:
@@ -141,11 +174,14 @@ class VLAEConfig:
         return 1 if self.image_size else 12 * self.mixtures
 
     def to_json(self) -> str:
-        """The configuration as JSON text; what a model for photographs does not need is left out."""
+        """The configuration as JSON text; what a model of its kind does not need is left out."""
         values = asdict(self)
-        if not self.image_size:
-            for name in ("image_size", "image_width", "prior", "posterior"):
-                del values[name]
+        unused = [] if self.image_size else ["image_size", "image_width", "prior", "posterior"]
+        if self.image_size or not self.z_channels:
+            unused.append("z_width")
+        unused += [name for name in ("z_groups", "depthwise") if not values[name]]
+        for name in unused:
+            del values[name]
         return json.dumps(values, sort_keys=True)
 
     @classmethod

@@ -13,6 +13,12 @@ from .config import VLAEConfig
 
 #: Neighbours (dy, dx) that a masked layer sees, in the order of its weights: those of a 2x3 kernel less its last.
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0))
+#: Neighbours (dy, dx) that a depthwise masked layer sees, in the order of its weights: a 3x5 kernel less its last two.
+WIDE_NEIGHBOURS = tuple((dy, dx) for dy in (-2, -1, 0) for dx in range(-2, 3) if dy < 0 or dx <= 0)
+#: Residual blocks of the synthesis at a sixteenth, an eighth, a quarter and a half of the picture's side.
+SYNTHESIS_BLOCKS = (2, 2, 2, 1)
+#: Side of the square of the reconstruction y around a pixel that the local decoder sees.
+SEEN_SIDE = 5
 #: Pixel values are centred by this and divided by `PIXEL_UNIT` on their way into a network.
 PIXEL_CENTRE, PIXEL_UNIT = 128.0, 64.0
 #: Channels at a quarter of a binary image's side, where the dense layers begin and end.
@@ -30,6 +36,8 @@ STREAM_LIMIT = 1 << 15
 #: fan-in, so they take a bit less, which leaves their weights a bit more.
 ACTIVATION_MAX = 2047
 MASKED_ACTIVATION_MAX = 1023
+#: The same for 3x3 layers of many channels, whose fan-in is larger still.
+SPATIAL_ACTIVATION_MAX = 511
 #: Limits of pixels less 128, of the index of z on its grid, and of the decoder's outputs by block of the layout.
 PIXEL_LIMITS = (-128, 127)
 Z_LIMITS = (cdf.Z_MIN, cdf.Z_MIN + cdf.Z_COUNT - 1)
@@ -38,6 +46,12 @@ OUTPUT_LIMITS = ((-4096, 4095), (-(1 << 15), (1 << 15) - 1), (0, cdf.SCALE_COUNT
 BINARY_LIMITS = (-1, 1)
 #: Limits of a Bernoulli pixel's logit, in units of 1 / `cdf.BERNOULLI_STEPS` nats.
 LOGIT_LIMITS = (-1920, 1920)
+
+#: Units of the reconstruction y from z to a pixel value, and the limits of y less 128 in those units.
+Y_STEPS = 8
+Y_LIMITS = (-128 * Y_STEPS, 128 * Y_STEPS - 1)
+#: Limits of either part of the features: kept as 16 bits, their sum still fits.
+FEATURE_LIMITS = (-(1 << 14), (1 << 14) - 1)
 
 #: Where outputs go that no layer follows: onto a stream, or out of the network as they are.
 STREAM, OUT = "stream", "out"
@@ -89,9 +103,21 @@ def layers(config: VLAEConfig) -> dict[str, Layer]:
     if config.image_size:
         plan["decoder.head2"] = plan["decoder.head2"]._replace(out_low=LOGIT_LIMITS[0], out_high=LOGIT_LIMITS[1])
     elif config.z_channels:
-        # Features are kept in 16 bits.
-        plan["features.1"] = plan["features.1"]._replace(out_high=STREAM_LIMIT - 1)
+        plan["features.4"] = plan["features.4"]._replace(out_low=Y_LIMITS[0], out_high=Y_LIMITS[1])
+        for name in ("features.5", "features.6"):
+            plan[name] = plan[name]._replace(out_low=FEATURE_LIMITS[0], out_high=FEATURE_LIMITS[1])
     return plan
+
+
+def z_widths(config: VLAEConfig) -> tuple[int, int, int, int]:
+    """Channels between photographs and z at a sixteenth, an eighth, a quarter and a half of the picture's side."""
+    width = config.z_width
+    return width, width, max(2 * width // 3, 1), max(width // 3, 1)
+
+
+def synthesis_widths(config: VLAEConfig) -> list[int]:
+    """Channels of each of the synthesis' blocks."""
+    return [width for width, n in zip(z_widths(config), SYNTHESIS_BLOCKS, strict=True) for _ in range(n)]
 
 
 def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -109,8 +135,14 @@ def _decoder(config: VLAEConfig) -> dict[str, _Stated]:
         stated["decoder.window"] = (width, config.colours * config.taps, pixels, STREAM)
     for i in range(config.blocks):
         name = f"decoder.block{i}"
-        stated[f"{name}.pointwise"] = (width, width, dense, f"{name}.masked")
-        stated[f"{name}.masked"] = (width, width * seen, masked, STREAM)
+        if config.depthwise:
+            # A masked channel sees twelve places of its own kind alone.
+            stated[f"{name}.pointwise"] = (2 * width, width, dense, f"{name}.masked")
+            stated[f"{name}.masked"] = (2 * width, len(WIDE_NEIGHBOURS), dense, f"{name}.back")
+            stated[f"{name}.back"] = (width, 2 * width, dense, STREAM)
+        else:
+            stated[f"{name}.pointwise"] = (width, width, dense, f"{name}.masked")
+            stated[f"{name}.masked"] = (width, width * seen, masked, STREAM)
     stated["decoder.head1"] = (width, width, dense, "decoder.head2")
     stated["decoder.head2"] = (config.outputs, width, dense, OUT)
     return stated
@@ -127,19 +159,32 @@ def _prior(config: VLAEConfig) -> dict[str, _Stated]:
     }
 
 
+def _block(name: str, inner: _Stated) -> dict[str, _Stated]:
+    """A block of two layers of one shape, whose second adds to the stream."""
+    return {f"{name}.0": (*inner[:3], f"{name}.1"), f"{name}.1": (*inner[:3], STREAM)}
+
+
 def _between_patches_and_z(config: VLAEConfig) -> dict[str, _Stated]:
-    """A photograph's encoder and features."""
-    z, hidden, dense = config.z_channels, config.z_hidden, (0, ACTIVATION_MAX)
-    fine, squares = VLAEConfig.FEATURE_PATCH**2, (VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH) ** 2
-    narrow = max(hidden // 2, 1)
-    return {
-        "encoder.0": (narrow, 3 * fine, PIXEL_LIMITS, "encoder.1"),
-        "encoder.1": (hidden, squares * narrow, (0, MASKED_ACTIVATION_MAX), "encoder.2"),
-        "encoder.2": (hidden, hidden, dense, "encoder.3"),
-        "encoder.3": (2 * z, hidden, dense, OUT),
-        "features.0": (hidden, z, Z_LIMITS, "features.1"),
-        "features.1": (config.channels * squares, hidden, dense, STREAM),
+    """A photograph's encoder and synthesis."""
+    z, spatial = config.z_channels, (0, SPATIAL_ACTIVATION_MAX)
+    low, middle, high, half = z_widths(config)
+    stated: dict[str, _Stated] = {
+        "encoder.0": (high, 48, PIXEL_LIMITS, STREAM),
+        "encoder.1": (middle, 4 * high, spatial, STREAM),
+        "encoder.2": (low, 4 * middle, spatial, STREAM),
+        "encoder.3": (2 * z, low, spatial, OUT),
+        "features.0": (low, 9 * z, Z_LIMITS, STREAM),
+        "features.1": (4 * middle, low, spatial, STREAM),
+        "features.2": (4 * high, middle, spatial, STREAM),
+        "features.3": (4 * half, high, spatial, STREAM),
+        "features.4": (12, 9 * half, spatial, OUT),
+        "features.5": (4 * config.channels, half, spatial, OUT),
+        "features.6": (config.channels, 3 * SEEN_SIDE**2, Y_LIMITS, OUT),
     }
+    for part, widths in (("encoder", (high, high, middle, middle, low, low)), ("features", synthesis_widths(config))):
+        for i, width in enumerate(widths):
+            stated |= _block(f"{part}.block{i}", (width, 9 * width, spatial, STREAM))
+    return stated
 
 
 def _between_images_and_z(config: VLAEConfig) -> dict[str, _Stated]:
@@ -151,24 +196,20 @@ def _between_images_and_z(config: VLAEConfig) -> dict[str, _Stated]:
         high = ACTIVATION_MAX if inputs <= 256 else MASKED_ACTIVATION_MAX
         return outputs, inputs, (0, high), following
 
-    def block(name: str, channels: int) -> dict[str, _Stated]:
-        inner = dense(channels, 9 * channels, f"{name}.1")
-        return {f"{name}.0": inner, f"{name}.1": (*inner[:3], STREAM)}
-
     return {
         "encoder.0": (width, 16, BINARY_LIMITS, STREAM),
-        **block("encoder.block0", width),
+        **_block("encoder.block0", dense(width, 9 * width, STREAM)),
         "encoder.1": dense(2 * width, 4 * width, STREAM),
-        **block("encoder.block1", 2 * width),
+        **_block("encoder.block1", dense(2 * width, 18 * width, STREAM)),
         "encoder.2": dense(NARROW, 2 * width, "encoder.3"),
         "encoder.3": dense(hidden, NARROW * quarter, "encoder.4"),
         "encoder.4": dense(2 * z, hidden, OUT),
         "features.0": (hidden, z, Z_LIMITS, "features.1"),
         "features.1": dense(NARROW * quarter, hidden, "features.2"),
         "features.2": dense(2 * width, NARROW, STREAM),
-        **block("features.block0", 2 * width),
+        **_block("features.block0", dense(2 * width, 18 * width, STREAM)),
         "features.3": dense(4 * width, 2 * width, STREAM),
-        **block("features.block1", width),
+        **_block("features.block1", dense(width, 9 * width, STREAM)),
         "features.4": dense(4 * config.channels, width, STREAM),
     }
 
@@ -185,7 +226,8 @@ def prior_offsets(config: VLAEConfig) -> list[tuple[int, int]]:
 def prior_masks(config: VLAEConfig) -> list[NDArray[np.float32]]:
     """Ones where the prior's three layers may have weights: a channel sees the context and the channels before it."""
     z, width = config.z_channels, config.z_hidden
-    group, channel = np.arange(width) // (width // z), np.arange(z)
+    groups = config.z_groups or z
+    group, channel = np.arange(width) // (width // groups), np.arange(z) // (z // groups)
     masks = [
         np.hstack([np.ones((width, z * len(prior_offsets(config)))), channel[None, :] < group[:, None]]),
         group[None, :] <= group[:, None],

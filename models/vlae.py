@@ -14,16 +14,21 @@ from .config import VLAEConfig
 from .decoder import LocalDecoder
 from .layers import Observer, ignore
 from .likelihood import gradient_predictor, log_likelihood
-from .photo import Encoder, Features
+from .photo import Encoder, Synthesis, Synthesised
 from .prior import GaussianPrior, InverseFlow, Prior
 
 
 @dataclass
 class Elbo:
-    """The parts of the ELBO in nats: ``pixels`` = -log p(x | z), (B,), and ``kl`` per channel of z, (B, z_channels)."""
+    """The parts of the ELBO in nats, and what z alone loses.
+
+    ``pixels`` = -log p(x | z), (B,); ``kl`` per channel of z, (B, z_channels); ``error``, the mean squared error of the
+    reconstruction from z in squared pixel values, (B,), zero without z.
+    """
 
     pixels: Tensor
     kl: Tensor
+    error: Tensor
 
 
 class VLAE(nn.Module):
@@ -36,7 +41,7 @@ class VLAE(nn.Module):
         if config.z_channels:
             self.encoder = BinaryEncoder(config) if config.image_size else Encoder(config)
             self.prior = Prior(config) if config.prior == "autoregressive" else GaussianPrior()
-            self.features = BinaryFeatures(config) if config.image_size else Features(config)
+            self.features = BinaryFeatures(config) if config.image_size else Synthesis(config)
             if config.posterior == "iaf":
                 self.flow = InverseFlow(config)
 
@@ -90,11 +95,6 @@ class VLAE(nn.Module):
             seen = seen * (torch.rand_like(seen) >= dropout)
         return self.decoder(seen, None, features, observe)
 
-    def pixel_features(self, z: Tensor, observe: Observer = ignore) -> Tensor:
-        """Features of every pixel, (B, channels, H, W)."""
-        side = VLAEConfig.FEATURE_PATCH
-        return self.features(z, observe).repeat_interleave(side, 2).repeat_interleave(side, 3)
-
     def forward(self, x: Tensor, low: Tensor, high: Tensor, channels: Tensor, use_z: Tensor | None = None) -> Elbo:
         """The ELBO of pictures under one sample of z each.
 
@@ -109,31 +109,36 @@ class VLAE(nn.Module):
         use_z : Tensor of bool, shape (B,), optional
             False: this picture is coded without z. Default: with z wherever the model has one.
         """
-        logs, kl = self.log_likelihood_and_kl(x, low, high, use_z)
+        logs, kl, error = self.parts(x, low, high, use_z)
         coded = torch.arange(3, device=x.device)[None, :] < channels[:, None]
-        return Elbo(-(logs.sum((2, 3)) * coded).sum(1), kl)
+        return Elbo(-(logs.sum((2, 3)) * coded).sum(1), kl, error)
 
-    def log_likelihood_and_kl(
+    def parts(
         self, x: Tensor, low: Tensor, high: Tensor, use_z: Tensor | None = None, observe: Observer = ignore
-    ) -> tuple[Tensor, Tensor]:
-        """Log likelihood of every subpixel (B, 3, H, W) and the KL per channel of z (B, z_channels), in nats."""
-        pred = gradient_predictor(x)
-        features = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log likelihood of every subpixel (B, 3, H, W), KL per channel of z (B, z_channels) and `Elbo.error`."""
+        features, error = None, x.new_zeros(x.shape[0])
         kl = x.new_zeros(x.shape[0], max(self.config.z_channels, 1))
         if self.config.z_channels and (use_z is None or bool(use_z.any())):
-            with torch.autocast(x.device.type, enabled=False):
-                mean, log_std = self.encoder(x, observe)
-                z = mean + torch.exp(log_std) * torch.randn_like(mean)
-                prior_mean, prior_log_std = self.prior(z, observe)
-                # log q(z|x) - log p(z) of the sample, the noise's own part of log q replaced by its expectation.
-                ratio = prior_log_std - log_std - 0.5
-                kl = (ratio + 0.5 * ((z - prior_mean) * torch.exp(-prior_log_std)) ** 2).sum((2, 3))
-                features = self.pixel_features(z, observe)
+            (_, features), kl, error = self.through_z(x, observe)
             if use_z is not None:
                 kl = kl * use_z[:, None]
                 features = features * use_z[:, None, None, None]
+        pred = gradient_predictor(x)
         params = self.decoder(x, pred, features, observe)
-        return log_likelihood(params, x, pred, low, high), kl
+        return log_likelihood(params, x, pred, low, high), kl, error
+
+    def through_z(self, x: Tensor, observe: Observer = ignore) -> tuple[Synthesised, Tensor, Tensor]:
+        """What the synthesis makes of a draw of z, the KL per channel (B, z_channels) in nats, and `Elbo.error`."""
+        mean, log_std = self.encoder(x, observe)
+        z = mean + torch.exp(log_std) * torch.randn_like(mean)
+        with torch.autocast(x.device.type, enabled=False):
+            prior_mean, prior_log_std = self.prior(z, observe)
+        # log q(z|x) - log p(z) of the sample, the noise's own part of log q replaced by its expectation.
+        ratio = prior_log_std - log_std - 0.5
+        kl = (ratio + 0.5 * ((z - prior_mean) * torch.exp(-prior_log_std)) ** 2).sum((2, 3))
+        synthesised = self.features(z, observe)
+        return synthesised, kl, (synthesised.y - x).square().mean((1, 2, 3))
 
 
 def nats_to_bits(nats: float) -> float:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The model that compresses when none is named.
 DEFAULT_MODEL = "photo"
+#: The model whose z tells of a photograph, for lossy codes when none is named.
+LOSSY_MODEL = "photo-global"
 #: Names a folder of more models, searched after the shipped ones.
 FOLDER_VARIABLE = "VLAE_CODEC_MODELS"
 SUFFIX = ".safetensors"

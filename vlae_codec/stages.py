@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 #: Most images in a stage of a chain. They go through the networks together, step by step when decoding.
 MAX_BATCH = 256
-#: Largest exponent of the step of a lattice for z: a bin then is as wide as the grid.
-MAX_EXPONENT = 8
+#: Exponents of a lattice's step in an octave, and the largest: a bin then is as wide as the grid of z.
+STEPS_AN_OCTAVE, MAX_EXPONENT = 4, 32
 
 
 class StageKind(IntEnum):

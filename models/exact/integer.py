@@ -117,7 +117,7 @@ class IntegerModel:
     @property
     def halo(self) -> int:
         """Rows above a stage that its first row's activations depend on."""
-        return self.config.blocks if self.config.spatial else 0
+        return self.config.blocks * self.config.reach
 
     def to_bytes(self) -> bytes:
         """The model as a safetensors file; the same model gives the same bytes."""

@@ -17,13 +17,13 @@ from numba import config as numba_config
 from numba import njit, prange, set_num_threads
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
-from vlae_codec.models.plan import NEIGHBOURS, STREAM_LIMIT, output_limits
+from vlae_codec.models.plan import NEIGHBOURS, STREAM_LIMIT, WIDE_NEIGHBOURS, output_limits
 
 from .integer import IntegerLayer, IntegerModel
 
-#: Columns of each row whose activations the step-by-step pass keeps: the five neighbours of the row below lag behind
-#: by at most window_right + 2 columns, and a power of two makes the place of a column a mask.
-RING = 16
+#: Columns of each row whose activations the step-by-step pass keeps: the neighbours that the rows below still want lag
+#: behind by at most 2 * skew + 2 columns, and a power of two makes the place of a column a mask.
+RING = 32
 #: Pixels of a step that one thread takes through the network at once: few enough for its cache.
 CHUNK = 256
 
@@ -55,20 +55,24 @@ class Network(NamedTuple):
     offsets: NDArray[np.int64]
     window: Floats
     window_affine: Floats
-    #: Of all blocks, (blocks, inputs, outputs) and (blocks, 2, outputs).
+    #: Of all blocks, (blocks, inputs, outputs) and (blocks, 2, outputs): the first layer, and the last.
     pointwise: Floats
     pointwise_affine: Floats
-    masked: Floats
-    masked_affine: Floats
+    last: Floats
+    last_affine: Floats
+    #: Depthwise layers between the two, (blocks, neighbours, channels) and (blocks, 2, channels); else no blocks.
+    depthwise: Floats
+    depthwise_affine: Floats
     head: Floats
     head_affine: Floats
     output: Floats
     #: Below biases and scales the lowest and highest values: (4, outputs).
     output_affine: Floats
-    #: Highest inputs of a pointwise or the first head's layer, of a masked, of the last one, and of the stream.
+    #: Highest inputs of a pointwise or the first head's layer, of a masked, of the last one, of the stream, and of what
+    #: follows a depthwise layer.
     limits: Floats
-    #: Whether masked layers see neighbours.
-    spatial: bool
+    #: How far masked layers see: 0 not at all, 1 `NEIGHBOURS`, 2 `WIDE_NEIGHBOURS`, see `VLAEConfig.reach`.
+    reach: int
 
 
 class Area(NamedTuple):
@@ -87,17 +91,19 @@ class Caches(NamedTuple):
     All in one, as numba takes no record within a record into a parallel loop.
     """
 
-    #: The masked layers' inputs at the last columns of each row, (blocks, R, RING, channels); row y is at y mod R.
-    #: Steps reach over at most R - 1 rows, and the row above those is still wanted.
+    #: The masked layers' inputs at the last columns of each row, (blocks, R, RING, inner); row y is at y mod R. Steps
+    #: reach over at most R - reach rows, and the rows above those are still wanted.
     ring: Floats
-    #: The same in the row above the stage, (blocks, W + 2, channels); one column at the top of the image.
+    #: The same in the rows above the stage, (blocks, reach, W + 2 * reach, inner); without columns at the top of the
+    #: image.
     boundary: Floats
     #: What the network says of a step's pixels, from the top down, int16 (rows, outputs).
     params: NDArray[np.int16]
-    #: Inputs of the window and of a masked layer, sums, the stream, activations, outputs.
+    #: Inputs of the window and of a block's last layer, sums, what is inside a block, the stream, activations, outputs.
     inputs: Floats
     gathered: Floats
     acc: Floats
+    inside: Floats
     stream: Floats
     active: Floats
     out: Floats
@@ -105,19 +111,18 @@ class Caches(NamedTuple):
     @classmethod
     def of(cls, model: IntegerModel, area: Area, threads: int) -> Caches:
         """Empty ones for an area, for so many threads; the boundary is still to be filled in."""
-        config = model.config
+        config, reach = model.config, model.config.reach
         rows, width = area.bottom - area.top, area.image.shape[1]
-        neighbours = len(NEIGHBOURS) if config.spatial else 1
         widths = (
-            3 * len(config.window_offsets) + 3, neighbours * config.channels, config.channels, config.channels,
-            config.channels, config.outputs,
+            3 * len(config.window_offsets) + 3, config.channels * (2 if config.depthwise else len(NEIGHBOURS)),
+            config.channels, config.inner, config.channels, config.channels, config.outputs,
         )  # fmt: skip
-        kept = min(rows, width // area.skew + 2) if config.spatial else 1
+        kept = min(rows, width // area.skew + 1 + reach) if reach else 1
         # Nothing lies above the image, so that a width that is only claimed takes no memory.
-        columns = width + 2 if area.top else 1
+        columns = width + 2 * reach if area.top else 0
         return cls(
-            np.zeros((config.blocks, kept, RING, config.channels), np.float32),
-            np.zeros((config.blocks, columns, config.channels), np.float32),
+            np.zeros((config.blocks, kept, RING, config.inner), np.float32),
+            np.zeros((config.blocks, reach, columns, config.inner), np.float32),
             np.empty((min(rows, width // area.skew + 1), config.outputs), np.int16),
             *(np.zeros((threads, CHUNK, each), np.float32) for each in widths),
         )
@@ -133,23 +138,25 @@ def network_arrays(model: IntegerModel) -> Network:
     def affine(layer: IntegerLayer) -> Floats:
         return np.stack([layer.bias.astype(np.float32), layer.scale])
 
-    def stacked(kind: str, inputs: int) -> tuple[Floats, Floats]:
-        chosen = [layers[f"decoder.block{i}.{kind}"] for i in range(config.blocks)]
+    def stacked(kind: str, inputs: int, outputs: int) -> tuple[Floats, Floats]:
+        chosen = [layers[name] for i in range(config.blocks) if (name := f"decoder.block{i}.{kind}") in layers]
         if not chosen:
-            return np.zeros((0, inputs, config.channels), np.float32), np.zeros((0, 2, config.channels), np.float32)
+            return np.zeros((0, inputs, outputs), np.float32), np.zeros((0, 2, outputs), np.float32)
         return np.stack([weight(layer) for layer in chosen]), np.stack([affine(layer) for layer in chosen])
 
     window, head1, head2 = (layers[f"decoder.{name}"] for name in ("window", "head1", "head2"))
     low, high = output_limits(config.mixtures)
-    masked_high = layers["decoder.block0.masked"].high if config.blocks else 0
+    highs = [layers[name].high if (name := f"decoder.block0.{kind}") in layers else 0 for kind in ("masked", "back")]
+    masked = stacked("masked", len(WIDE_NEIGHBOURS) if config.depthwise else config.channels, config.inner)
+    last = stacked("back", config.inner, config.channels) if config.depthwise else masked
+    nothing = np.zeros((0, len(WIDE_NEIGHBOURS), config.inner), np.float32), np.zeros((0, 2, config.inner), np.float32)
     return Network(
         np.array(config.window_offsets, np.int64),
         weight(window), affine(window),
-        *stacked("pointwise", config.channels),
-        *stacked("masked", config.channels * (len(NEIGHBOURS) if config.spatial else 1)),
+        *stacked("pointwise", config.channels, config.inner), *last, *(masked if config.depthwise else nothing),
         weight(head1), affine(head1),
         weight(head2), np.concatenate([affine(head2), low[None], high[None]]),
-        np.array([head1.high, masked_high, head2.high, STREAM_LIMIT], np.float32), config.spatial,
+        np.array([head1.high, highs[0], head2.high, STREAM_LIMIT, highs[1]], np.float32), config.reach,
     )  # fmt: skip
 
 
@@ -248,53 +255,131 @@ def network_rows(net, area, features, caches, thread, t, begin, end):
         Rows count from the stage's first.
     """
     image, top, skew, ring, boundary = area.image, area.top, area.skew, caches.ring, caches.boundary
-    offsets, limits, masked = net.offsets, net.limits, net.masked
-    inputs, gathered, acc = caches.inputs[thread], caches.gathered[thread], caches.acc[thread]
+    offsets, limits = net.offsets, net.limits
+    inputs, gathered, acc, inside = (
+        caches.inputs[thread], caches.gathered[thread], caches.acc[thread], caches.inside[thread]
+    )  # fmt: skip
     stream, active, out = caches.stream[thread], caches.active[thread], caches.out[thread]
     width = image.shape[1]
-    kept = ring.shape[1]
-    first, _ = rows_of_step(t, skew, area.bottom - top, width)
+    first, _ = rows_of_step(t, skew, area.bottom - area.top, width)
     n = end - begin
     channels = net.window.shape[1]
     zero = np.float32(0.0)
+    nothing = np.zeros(inside.shape[1], np.float32)
     for i in range(n):
         _window_inputs(image, top + begin + i, t - skew * (begin + i), offsets, inputs[i])
     np.dot(inputs[:n], net.window, acc[:n])
     _requantize(acc[:n], net.window_affine, -limits[3], limits[3], stream)
     if features.shape[0] > 0:
         for i in range(n):
-            row = features[(begin + i) // 4, (t - skew * (begin + i)) // 4]
+            row = features[begin + i, t - skew * (begin + i)]
             for c in range(channels):
                 stream[i, c] += np.float32(row[c])
     for block in range(net.pointwise.shape[0]):
         _rectify(stream[:n], limits[0], active)
-        np.dot(active[:n], net.pointwise[block], acc[:n])
-        _requantize(acc[:n], net.pointwise_affine[block], zero, limits[1], active)
-        if net.spatial:
-            for i in range(n):
-                y = begin + i
-                x = t - skew * y
-                own = ring[block, y % kept, x & (RING - 1)]
-                for c in range(channels):
-                    own[c] = active[i, c]
-                    gathered[i, 4 * channels + c] = active[i, c]
-                west = ring[block, y % kept, (x - 1) & (RING - 1)]
-                for c in range(channels):
-                    gathered[i, 3 * channels + c] = west[c] if x > 0 else zero
-                for place in range(3):
-                    xx = x + place - 1
-                    at = place * channels
-                    # The boundary of the image's top is one column of zeros.
-                    column = min(xx + 1, boundary.shape[1] - 1)
-                    above = boundary[block, column] if y == 0 else ring[block, (y - 1) % kept, xx & (RING - 1)]
-                    inside = 0 <= xx < width
-                    for c in range(channels):
-                        gathered[i, at + c] = above[c] if inside else zero
-            np.dot(gathered[:n], masked[block], acc[:n])
+        np.dot(active[:n], net.pointwise[block], inside[:n])
+        _requantize(inside[:n], net.pointwise_affine[block], zero, limits[1], inside)
+        if net.reach == 0:
+            np.dot(inside[:n], net.last[block], acc[:n])
         else:
-            np.dot(active[:n], masked[block], acc[:n])
-        _add_requantized(acc[:n], net.masked_affine[block], limits[3], stream)
+            if net.reach == 1:
+                _gather(
+                    ring[block], boundary[block], nothing, width, begin, t, skew, inside[:n], gathered
+                )  # fmt: skip
+            else:
+                _depthwise(
+                    ring[block], boundary[block], nothing, width, begin, t, skew, inside[:n], net.depthwise[block],
+                    gathered,
+                )  # fmt: skip
+                _requantize(gathered[:n], net.depthwise_affine[block], zero, limits[4], gathered)
+            np.dot(gathered[:n], net.last[block], acc[:n])
+        _add_requantized(acc[:n], net.last_affine[block], limits[3], stream)
     _outputs(net, stream[:n], acc, active, out, caches.params[begin - first :])
+
+
+@njit(cache=True, inline="always")
+def _neighbour(ring, boundary, nothing, y, x, width):
+    """A masked layer's inputs at row y, counted from the stage's first, and column x; zeros outside the image."""
+    if x < 0 or x >= width:
+        return nothing
+    if y >= 0:
+        return ring[y % ring.shape[0], x & (RING - 1)]
+    reach = boundary.shape[0]
+    return boundary[reach + y, x + reach] if boundary.shape[1] > 0 else nothing
+
+
+@njit(cache=True)
+def _gather(ring, boundary, nothing, width, begin, t, skew, inside, gathered):
+    """Keep what is inside a block, and put what a masked layer sees of it side by side, on rows of a step."""
+    channels = inside.shape[1]
+    for i in range(len(inside)):
+        y = begin + i
+        x = t - skew * y
+        own = ring[y % ring.shape[0], x & (RING - 1)]
+        own[:] = inside[i]
+        for place in range(5):
+            if place < 3:
+                row = _neighbour(ring, boundary, nothing, y - 1, x + place - 1, width)
+            else:
+                row = _neighbour(ring, boundary, nothing, y, x + place - 4, width)
+            at = place * channels
+            for c in range(channels):
+                gathered[i, at + c] = row[c]
+
+
+@njit(cache=True, inline="always")
+def _five(out, weights, at, r0, r1, r2, r3, r4):
+    """Add five neighbours of a row to a depthwise layer's sums."""
+    w0, w1, w2, w3, w4 = weights[at], weights[at + 1], weights[at + 2], weights[at + 3], weights[at + 4]
+    for c in range(len(out)):
+        out[c] += w0[c] * r0[c] + w1[c] * r1[c] + w2[c] * r2[c] + w3[c] * r3[c] + w4[c] * r4[c]
+
+
+@njit(cache=True)
+def _depthwise(ring, boundary, nothing, width, begin, t, skew, inside, weights, sums):
+    """Keep what is inside a block, and a depthwise layer's sums of it, on rows of a step."""
+    for i in range(len(inside)):
+        y = begin + i
+        x = t - skew * y
+        own = ring[y % ring.shape[0], x & (RING - 1)]
+        own[:] = inside[i]
+        out = sums[i]
+        r0 = _neighbour(ring, boundary, nothing, y, x - 2, width)
+        r1 = _neighbour(ring, boundary, nothing, y, x - 1, width)
+        w0, w1, w2 = weights[10], weights[11], weights[12]
+        for c in range(len(out)):
+            out[c] = w0[c] * r0[c] + w1[c] * r1[c] + w2[c] * own[c]
+        for up in range(2):
+            yy = y - 2 + up
+            _five(
+                out, weights, 5 * up, _neighbour(ring, boundary, nothing, yy, x - 2, width),
+                _neighbour(ring, boundary, nothing, yy, x - 1, width),
+                _neighbour(ring, boundary, nothing, yy, x, width),
+                _neighbour(ring, boundary, nothing, yy, x + 1, width),
+                _neighbour(ring, boundary, nothing, yy, x + 2, width),
+            )  # fmt: skip
+
+
+@njit(cache=True, parallel=True)
+def depthwise_band(padded, weights, scale, bias, high, out):
+    """A depthwise layer of a band, as the next layer takes it.
+
+    ``padded`` is (rows + 2, W + 4, inner), with two rows above and two columns to both sides; ``out`` (rows, W, inner).
+    """
+    rows, width, channels = out.shape
+    for r in prange(rows):
+        sums = np.empty(channels, np.float32)
+        for x in range(width):
+            own = padded[r + 2]
+            r0, r1, r2 = own[x], own[x + 1], own[x + 2]
+            w0, w1, w2 = weights[10], weights[11], weights[12]
+            for c in range(channels):
+                sums[c] = bias[c] + w0[c] * r0[c] + w1[c] * r1[c] + w2[c] * r2[c]
+            for up in range(2):
+                row = padded[r + up]
+                _five(sums, weights, 5 * up, row[x], row[x + 1], row[x + 2], row[x + 3], row[x + 4])
+            for c in range(channels):
+                out[r, x, c] = min(max(np.floor(sums[c] * scale[c]), np.float32(0.0)), high)
 
 
 @njit(cache=True, parallel=True)
@@ -318,7 +403,7 @@ def begin_band(acc, scale, limits, features, first, stream, active):
             for c in range(channels):
                 stream[r, x, c] = min(max(np.floor(acc[r, x, c] * scale[c]), -limits[3]), limits[3])
             if features.shape[0] > 0:
-                row = features[(first + r) // 4, x // 4]
+                row = features[first + r, x]
                 for c in range(channels):
                     stream[r, x, c] += np.float32(row[c])
             for c in range(channels):

@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from vlae_codec.models import plan
-from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.layers import to_patches
 from vlae_codec.models.likelihood import gradient_predictor
-from vlae_codec.models.plan import NEIGHBOURS, PIXEL_CENTRE, POSTERIOR, output_limits
+from vlae_codec.models.plan import NEIGHBOURS, PIXEL_CENTRE, WIDE_NEIGHBOURS, output_limits
 
 from vlae_codec.errors import UnsafeModel
 
@@ -54,20 +52,17 @@ class PhotoNetworks:
 
         self.window = load("decoder.window")
         self.stream_high = stated["decoder.head1"].high
-        self.blocks = [
-            (load(f"decoder.block{i}.pointwise"), load(f"decoder.block{i}.masked")) for i in range(config.blocks)
-        ]
+        kinds = ("pointwise", "masked", "back") if config.depthwise else ("pointwise", "masked")
+        self.blocks = [[load(f"decoder.block{i}.{kind}") for kind in kinds] for i in range(config.blocks)]
         self.head1 = load("decoder.head1")
         self.head2 = load("decoder.head2", *output_limits(config.mixtures))
-        if config.z_channels:
-            self.encoder = [load(f"encoder.{i}") for i in range(4)]
-            self.feature_layers = [load(f"features.{i}") for i in range(2)]
         self.convolutions: list[Tensor] = []
-        if self.blocks and config.spatial and self.backend == "compiled" and torch.backends.mkldnn.is_available():
+        dense = bool(self.blocks) and config.reach == 1
+        if dense and self.backend == "compiled" and torch.backends.mkldnn.is_available():
             self.convolutions = [self._kernel(masked.weight) for _, masked in self.blocks]
             if not self._is_exact(self._masked_convolution):
                 self.convolutions = []
-        if self.blocks and config.spatial and not self._is_exact(self._masked_sum):
+        if dense and not self._is_exact(self._masked_sum):
             raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
 
     @exactly
@@ -97,57 +92,6 @@ class PhotoNetworks:
             out.addmm_(part, layer.weight[:, n * width : (n + 1) * width].t())
         return out.view(rows, columns, width)
 
-    @exactly
-    def posterior(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """q(z | x) of a stage's rows.
-
-        Parameters
-        ----------
-        rows : array of uint8, shape (H, W, 3)
-            Sides need not be multiples of 16: the last row and column are repeated.
-
-        Returns
-        -------
-        Means and indices of scales, int64, shape (ceil(H / 16), ceil(W / 16), z_channels), in the units of
-        `cdf.gaussian_cdf`.
-        """
-        side, fine = VLAEConfig.Z_PATCH, VLAEConfig.FEATURE_PATCH
-        height, width = rows.shape[:2]
-        padding = ((0, 0), (0, -width % side), (0, 0))
-        parts = []
-        # A few rows of squares at a time: all of a large image's activations would not fit.
-        for top in range(0, height, step := side * max(1, 16 * BAND_PIXELS // (side * width))):
-            part = np.pad(rows[top : top + step], padding, mode="edge")
-            part = np.pad(part, ((0, -len(part) % side), (0, 0), (0, 0)), mode="edge")
-            x = torch.from_numpy(part).to(self.device).float() - PIXEL_CENTRE
-            h = self._patches(self.encoder[0](self._patches(x, fine)), side // fine)
-            for layer in self.encoder[1:]:
-                h = layer(h)
-            parts.append(h.to(torch.int64).cpu().numpy())
-        out = np.concatenate(parts)
-        z = self.config.z_channels
-        mean = out[..., :z].clip(-POSTERIOR.mean, POSTERIOR.mean)
-        return mean, out[..., z:].clip(*POSTERIOR.scale)
-
-    @staticmethod
-    def _patches(x: Tensor, side: int) -> Tensor:
-        """Squares of (H, W, C) as rows (H / side, W / side, side * side * C)."""
-        return to_patches(x.permute(2, 0, 1)[None], side)[0].permute(1, 2, 0)
-
-    @exactly
-    def features(self, z: NDArray[np.int64]) -> NDArray[np.int16]:
-        """The decoder's features of a stage, from z (h, w, z_channels): int16 (4 h, 4 w, channels)."""
-        n = VLAEConfig.Z_PATCH // VLAEConfig.FEATURE_PATCH
-        height, width = z.shape[:2]
-        out = np.empty((height, n, width, n, self.config.channels), np.int16)
-        # Row by row, as a large image's features in float32 would be larger than everything else together.
-        for row, z_row in zip(out, z, strict=True):
-            h = torch.from_numpy(z_row).to(self.device).float()
-            for layer in self.feature_layers:
-                h = layer(h)
-            row[:] = h.view(width, n, n, -1).permute(1, 0, 2, 3).cpu().numpy()
-        return out.reshape(height * n, width * n, -1)
-
     def bands(
         self, image: NDArray[np.uint8], top: int, bottom: int, features: NDArray[np.int16] | None,
         boundary: NDArray[np.float32] | None = None,
@@ -163,9 +107,9 @@ class PhotoNetworks:
             Rows below ``bottom`` are not looked at.
         top, bottom : int
             The stage's rows.
-        features : array of int16, shape (>= ceil((bottom - top) / 4), >= ceil(W / 4), channels), or None
-        boundary : array of float32, shape (blocks, W + 2, channels), optional
-            Receives the masked layers' inputs in the row above the stage, zero where there is none. With
+        features : array of int16, shape (bottom - top, W, channels), or None
+        boundary : array of float32, shape (blocks, reach, W + 2 * reach, inner), optional
+            Receives the masked layers' inputs in the rows above the stage, zero where there are none. With
             ``top == bottom`` this is all that is computed.
 
         Yields
@@ -174,10 +118,10 @@ class PhotoNetworks:
         """
         config = self.config
         width = image.shape[1]
-        halo = config.blocks if config.spatial else 0
+        halo = self.model.halo
         band = max(1, BAND_PIXELS // width)
         compute = self._compiled_band if self.backend == "compiled" else self._band
-        above = np.zeros((config.blocks, width + 2, config.channels), np.float32)
+        above = np.zeros((config.blocks, config.reach, width + 2 * config.reach, config.inner), np.float32)
         if boundary is not None:
             boundary[:] = 0
         y = max(0, top - halo)
@@ -196,30 +140,37 @@ class PhotoNetworks:
         above: NDArray[np.float32],
     ) -> NDArray[np.int16]:  # fmt: skip
         """`_band` on a CPU: torch for the products, and compiled loops that pass over the memory once between them."""
-        config, width, channels = self.config, image.shape[1], self.config.channels
+        config, width, channels, reach = self.config, image.shape[1], self.config.channels, self.config.reach
         rows = end - y
-        limits = self.arrays[11]
+        limits = self.arrays.limits
         inputs = np.empty((rows, width, self.window.weight.shape[1]), np.float32)
-        loops.window_band(image, y, self.arrays[0], inputs)
+        loops.window_band(image, y, self.arrays.offsets, inputs)
         if features is None or y < top:
             features = np.zeros((0, 0, channels), np.int16)
         stream, active = np.empty((2, rows, width, channels), np.float32)
         loops.begin_band(
             self._pointwise(self.window, inputs), self.window.scale_array, limits, features, y - top, stream, active
         )
-        for i, (pointwise, masked) in enumerate(self.blocks):
+        inside = np.empty((rows, width, config.inner), np.float32)
+        for i, (pointwise, masked, *back) in enumerate(self.blocks):
+            last = back[0] if back else masked
             acc = self._pointwise(pointwise, active)
-            if config.spatial:
-                padded = np.zeros((rows + 1, width + 2, channels), np.float32)
-                padded[0] = above[i]
-                loops.finish_activations(acc, pointwise.scale_array, limits[1], padded[1:, 1:-1])
-                above[i] = padded[-1]
+            if reach:
+                padded = np.zeros((rows + reach, width + 2 * reach, config.inner), np.float32)
+                padded[:reach] = above[i]
+                loops.finish_activations(acc, pointwise.scale_array, limits[1], padded[reach:, reach:-reach])
+                above[i] = padded[-reach:]
+            else:
+                loops.finish_activations(acc, pointwise.scale_array, limits[1], inside)
+            if back:
+                taps, affine = self.arrays.depthwise[i], self.arrays.depthwise_affine[i]
+                loops.depthwise_band(padded, taps, affine[1], affine[0], limits[4], inside)
+            if reach == 1:
                 product = self._masked_convolution if self.convolutions else self._masked_sum
                 acc = product(torch.from_numpy(padded), i).numpy()
             else:
-                loops.finish_activations(acc, pointwise.scale_array, limits[1], active)
-                acc = self._pointwise(masked, active)
-            loops.finish_block(acc, masked.scale_array, limits, stream, active)
+                acc = self._pointwise(last, inside)
+            loops.finish_block(acc, last.scale_array, limits, stream, active)
         acc = self._pointwise(self.head1, active)
         loops.finish_activations(acc, self.head1.scale_array, limits[2], active)
         params = np.empty((rows, width, config.outputs), np.int16)
@@ -253,23 +204,23 @@ class PhotoNetworks:
         above: NDArray[np.float32],
     ) -> NDArray[np.int16]:  # fmt: skip
         """Parameters of rows y to end - 1; ``above`` becomes the masked layers' inputs in the last of them."""
-        config, width = self.config, image.shape[1]
+        config = self.config
         h = self.window(self._window_rows(image, y, end))
         if features is not None and y >= top:
-            fine = VLAEConfig.FEATURE_PATCH
-            rows = np.arange(y - top, end - top) // fine
-            near = torch.from_numpy(features[rows[0] : rows[-1] + 1]).to(self.device).float()
-            spread = near.repeat_interleave(fine, 1)[:, :width]
-            h += spread[torch.from_numpy(rows - rows[0]).to(self.device)]
-        for i, (pointwise, masked) in enumerate(self.blocks):
+            h += torch.from_numpy(features[y - top : end - top]).to(self.device).float()
+        reach = config.reach
+        for i, (pointwise, masked, *back) in enumerate(self.blocks):
             u = pointwise(h.clamp(0, self.stream_high))
-            if config.spatial:
-                padded = F.pad(u, (0, 0, 1, 1, 1, 0))
-                padded[0] = torch.from_numpy(above[i]).to(self.device)
-                above[i] = padded[-1].cpu().numpy()
-                h += masked.finish(self._masked_sum(padded, i))
-            else:
+            if not reach:
                 h += masked(u)
+                continue
+            padded = F.pad(u, (0, 0, reach, reach, reach, 0))
+            padded[:reach] = torch.from_numpy(above[i]).to(self.device)
+            above[i] = padded[-reach:].cpu().numpy()
+            if back:
+                h += back[0](masked.finish(_depthwise_sum(padded, masked)))
+            else:
+                h += masked.finish(self._masked_sum(padded, i))
         out = self.head2.finish(F.linear(self.head1(h.clamp_(0, self.stream_high)), self.head2.weight, self.head2.bias))
         return out.to(torch.int16).cpu().numpy()
 
@@ -292,3 +243,13 @@ class PhotoNetworks:
             for dy, dx in config.window_offsets
         ]
         return torch.cat([*taps, pred]).permute(1, 2, 0).contiguous()
+
+
+def _depthwise_sum(u: Tensor, layer: TorchLayer) -> Tensor:
+    """A depthwise layer's sums over padded rows (rows + 2, W + 4, inner)."""
+    rows, columns = u.shape[0] - 2, u.shape[1] - 4
+    out = layer.bias.expand(rows, columns, -1).clone()
+    for n, (dy, dx) in enumerate(WIDE_NEIGHBOURS):
+        # Products and sums are whole numbers below 2^24, so it does not matter whether a device fuses the two.
+        out.addcmul_(u[2 + dy : 2 + dy + rows, 2 + dx : 2 + dx + columns], layer.weight[:, n])
+    return out

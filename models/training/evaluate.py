@@ -38,7 +38,7 @@ def picture_elbo(model: VLAE, picture: np.ndarray, with_z: bool = True) -> tuple
     padded = F.pad(x.float(), padding, mode="replicate")
     use_z = torch.tensor([with_z])
     with torch.no_grad():
-        logs, kl = model.log_likelihood_and_kl(padded, F.pad(low, padding), F.pad(high, padding, value=256.0), use_z)
+        logs, kl, _ = model.parts(padded, F.pad(low, padding), F.pad(high, padding, value=256.0), use_z)
     pixels = -float(logs[..., :height, :width].double().sum())
     return nats_to_bits(pixels) / picture.size, nats_to_bits(float(kl.sum())) / picture.size
 

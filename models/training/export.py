@@ -14,7 +14,7 @@ from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import WEIGHT_MAX, IntegerLayer, IntegerModel
 from vlae_codec.models.layers import Observer
 from vlae_codec.models.likelihood import MEAN_UNIT
-from vlae_codec.models.plan import EXACT, NEIGHBOURS, PIXEL_UNIT
+from vlae_codec.models.plan import EXACT, NEIGHBOURS, PIXEL_UNIT, SEEN_SIDE, SYNTHESIS_BLOCKS, Y_STEPS
 from vlae_codec.models.vlae import VLAE
 
 from vlae_codec.entropy import cdf
@@ -146,9 +146,7 @@ def measure_ranges(model: VLAE, pictures: list[NDArray[np.uint8]]) -> dict[str, 
         for picture in pictures:
             x = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None].float()
             # The edges of the bins do not matter here: only what goes on inside the networks does.
-            model.log_likelihood_and_kl(
-                x, edge - 1e4 + torch.zeros_like(x), edge + 1e4 + torch.zeros_like(x), observe=observe
-            )
+            model.parts(x, edge - 1e4 + torch.zeros_like(x), edge + 1e4 + torch.zeros_like(x), observe=observe)
     return ranges
 
 
@@ -207,8 +205,15 @@ def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[st
         name = f"decoder.block{i}"
         u = unit(f"{name}.masked")
         add(f"{name}.pointwise", array(block.weight1), array(block.bias1), stream, u)
-        repeat = len(NEIGHBOURS) if config.spatial else 1
-        add(f"{name}.masked", array(block.weight2), array(block.bias2), np.tile(u, repeat), stream)
+        if config.depthwise:
+            v = unit(f"{name}.back")
+            # Every channel sees its own kind alone, so its unit goes into its weights.
+            kinds = array(block.weight2) * u[:, None]
+            add(f"{name}.masked", kinds, array(block.bias2), np.ones(kinds.shape[1]), v)
+            add(f"{name}.back", array(block.weight3), array(block.bias3), v, stream)
+        else:
+            repeat = len(NEIGHBOURS) if config.spatial else 1
+            add(f"{name}.masked", array(block.weight2), array(block.bias2), np.tile(u, repeat), stream)
     head = unit("decoder.head2")
     add("decoder.head1", array(decoder.head_weight1), array(decoder.head_bias1), stream, head)
     out_unit, bias = _output_units(config, array(decoder.head_bias2))
@@ -228,15 +233,15 @@ def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[st
             add(f"prior.{i}", array(w), array(prior.biases[i]) - (lowest if i == 2 else 0.0), units[i], outs[i])
     encoder: Any = model.encoder
     features: Any = model.features
+
+    def blocks(part: str, module: Any, streams: list[NDArray[np.float64]]) -> None:
+        for i, (block, out) in enumerate(zip(module.blocks, streams, strict=True)):
+            inner = unit(f"{part}.block{i}.1")
+            add(f"{part}.block{i}.0", array(block.weight1), array(block.bias1), np.tile(out, 9), inner)
+            add(f"{part}.block{i}.1", array(block.weight2), array(block.bias2), np.tile(inner, 9), out)
+
     if config.image_size:
         quarter = (config.image_size // 4) ** 2
-
-        def blocks(part: str, module: Any, streams: list[NDArray[np.float64]]) -> None:
-            for i, (block, out) in enumerate(zip(module.blocks, streams, strict=True)):
-                inner = unit(f"{part}.block{i}.1")
-                add(f"{part}.block{i}.0", array(block.weight1), array(block.bias1), np.tile(out, 9), inner)
-                add(f"{part}.block{i}.1", array(block.weight2), array(block.bias2), np.tile(inner, 9), out)
-
         # As above: one unit for each channel of a stream, and for each channel of an image that is cut into squares.
         half = np.maximum(unit("encoder.block0.0"), unit("encoder.1").reshape(4, -1).max(0))
         low = np.maximum(unit("encoder.block1.0"), unit("encoder.2"))
@@ -258,18 +263,36 @@ def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[st
             add(f"features.{i}", array(features.weights[i]), array(features.biases[i]) + bare, units[i], outs[i])
         blocks("features", features, [low, half])
         return layers
-    # The second layer reads sixteen vectors of the first: one unit per channel serves all of them.
-    first = unit("encoder.1").reshape(16, -1).max(0)
-    units = [np.full(48, 1.0 / PIXEL_UNIT), np.tile(first, 16), unit("encoder.2"), unit("encoder.3")]
-    outs = [first, units[2], units[3], gaussian]
-    for i in range(4):
+
+    def shared(part: str, first: int, count: int, following: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One unit for each channel of a stream, through some blocks and into the layer that follows."""
+        return np.max([*(unit(f"{part}.block{first + i}.0") for i in range(count)), following], axis=0)
+
+    def squared(name: str) -> NDArray[np.float64]:
+        return unit(name).reshape(4, -1).max(0)
+
+    high, middle = shared("encoder", 0, 2, squared("encoder.1")), shared("encoder", 2, 2, squared("encoder.2"))
+    low = shared("encoder", 4, 2, unit("encoder.3"))
+    units = [np.full(48, 1.0 / PIXEL_UNIT), np.tile(high, 4), np.tile(middle, 4), low]
+    for i, out in enumerate([high, middle, low, gaussian]):
         b = array(encoder.biases[i]) + (start - lowest if i == 3 else 0.0)
-        add(f"encoder.{i}", array(encoder.weights[i]), b, units[i], outs[i])
-    hidden = unit("features.1")
-    add("features.0", array(features.weight1), array(features.bias1), np.full(config.z_channels, z_unit), hidden)
-    squares = features.squares**2
-    zero = np.zeros(config.channels * squares)
-    add("features.1", array(features.weight2), zero, hidden, np.tile(stream, squares))
+        add(f"encoder.{i}", array(encoder.weights[i]), b, units[i], out)
+    blocks("encoder", encoder, [high, high, middle, middle, low, low])
+    streams, first = [], 0
+    for i, count in enumerate(SYNTHESIS_BLOCKS):
+        streams.append(shared("features", first, count, unit(f"features.{i + 1}")))
+        first += count
+    y_unit = 1.0 / (Y_STEPS * PIXEL_UNIT)
+    units = [
+        np.full(9 * config.z_channels, z_unit), *streams[:3], np.tile(streams[3], 9), streams[3],
+        np.full(3 * SEEN_SIDE**2, y_unit),
+    ]  # fmt: skip
+    outs = [
+        streams[0], *(np.tile(each, 4) for each in streams[1:]), np.full(12, y_unit), np.tile(stream, 4), stream,
+    ]  # fmt: skip
+    for i in range(7):
+        add(f"features.{i}", array(features.weights[i]), array(features.biases[i]), units[i], outs[i])
+    blocks("features", features, [each for each, n in zip(streams, SYNTHESIS_BLOCKS, strict=True) for _ in range(n)])
     return layers
 
 

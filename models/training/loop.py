@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.vlae import VLAE, nats_to_bits
@@ -30,8 +32,8 @@ from .binary import binary_batches, load_binary
 from .data import Batch, crop_loader, load_pictures
 from .muon import Muon
 
-#: Factor of the learning rates for the parts of z in a model of whole images.
-Z_RATE = 0.25
+#: Factor of the learning rates for the parts of z: in a model of whole images, and of photographs.
+Z_RATE, PHOTO_Z_RATE = 0.25, 0.35
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Schedule:
     ``z_from`` is the step at which z joins; over the ``kl_warmup`` steps from there the KL's weight rises from zero to
     one, so that z first learns what helps the pixels and then keeps what pays. ``freeze_decoder`` trains only the parts
     of z. ``z_dropout`` is the share of crops that are coded without z, so that the decoder also serves rows and
-    pictures that have none.
+    pictures that have none. ``distortion`` is what a unit of mean squared error of the reconstruction from z costs, in
+    bits per pixel. With ``z_alone`` that and the KL are the whole objective, and the decoder, which takes most of the
+    time, is left as it is.
     """
 
     steps: int = 20000
@@ -64,11 +68,13 @@ class Schedule:
     bfloat16: bool = True
     soft_free_bits: bool = False
     word_dropout: float = 0.0
+    distortion: float = 0.0
+    z_alone: bool = False
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("warmup", "decay", "seed", "z_from", "kl_warmup"), (0, 1 << 40))
         shares = dict.fromkeys(("z_dropout", "average", "word_dropout"), (0, 1))
-        rates = dict.fromkeys(("rate", "matrix_rate", "free_bits"), (0, 1000))
+        rates = dict.fromkeys(("rate", "matrix_rate", "free_bits", "distortion"), (0, 1000))
         limits = {"steps": (1, 1 << 40), "batch": (1, 1 << 20), "crop": (1, 1 << 14), **counts, **shares, **rates}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -110,13 +116,27 @@ def interruption_held() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@contextmanager
+def subnormals_flushed() -> Iterator[None]:
+    """Take subnormal numbers for zero: silent units leave many, and a CPU takes 70 times as long over them."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 @dataclass
 class Progress:
-    """Running means that the loop reports: bits per subpixel of photographs, nats per image of binary sets."""
+    """Running means that the loop reports: bits per subpixel of photographs, nats per image of binary sets.
+
+    ``error`` is the mean squared error of reconstructions from z, in squared pixel values, 0 for binary sets.
+    """
 
     step: int
     pixels: float
     kl: float
+    error: float
     images_per_second: float
 
 
@@ -126,23 +146,26 @@ def optimizers(model: VLAE, schedule: Schedule) -> list[torch.optim.Optimizer]:
     Each group has a ``factor`` of the schedule's rates: what belongs to z in a model of whole images learns more slowly
     than the decoder. At the decoder's rate most of its rectified units fall silent within an epoch, and z with them.
     """
-    inner = {
+    inner: dict[str, tuple[str, ...]] = {
         "decoder": ("blocks", "head_weight1"),
         "encoder": ("blocks", "weights.2"),
         "features": ("blocks", "weights.2"),
     }
     if not model.config.image_size:
-        inner = {"decoder": inner["decoder"]}
+        inner |= {"encoder": ("blocks", "weights.1", "weights.2"), "features": ("blocks", "weights.1", "weights.2")}
     if schedule.freeze_decoder:
         inner = {}
     matrices: dict[float, list[nn.Parameter]] = {}
     others: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         part, _, rest = name.partition(".")
-        if schedule.freeze_decoder and part == "decoder":
+        if (schedule.freeze_decoder or schedule.z_alone) and part == "decoder":
             continue
-        factor = Z_RATE if model.config.image_size and part != "decoder" else 1.0
-        chosen = matrices if parameter.ndim == 2 and rest.startswith(inner.get(part, ("-",))) else others
+        factor = 1.0 if part == "decoder" else Z_RATE if model.config.image_size else PHOTO_Z_RATE
+        # A depthwise layer is no matrix: its rows never meet.
+        depthwise = model.config.depthwise and part == "decoder" and rest.endswith("weight2")
+        is_matrix = parameter.ndim == 2 and rest.startswith(inner.get(part, ("-",))) and not depthwise
+        chosen = matrices if is_matrix else others
         chosen.setdefault(factor, []).append(parameter)
     found: list[torch.optim.Optimizer] = []
     if matrices:
@@ -154,10 +177,16 @@ def optimizers(model: VLAE, schedule: Schedule) -> list[torch.optim.Optimizer]:
 
 def loss_of(
     model: VLAE, batch: Batch, schedule: Schedule, step: int, device: torch.device
-) -> tuple[Tensor, float, float]:
-    """The objective in nats per subpixel, and -log p(x | z) and KL in bits per subpixel."""
+) -> tuple[Tensor, float, float, float]:
+    """The objective in nats per subpixel, -log p(x | z) and KL in bits per subpixel, and `Elbo.error`."""
     x = batch.x.to(device).float()
     channels = batch.channels.to(device)
+    if schedule.z_alone:
+        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16):
+            _, kl, error = model.through_z(x)
+        kl_mean, error_mean = kl.sum() / x.numel(), error.mean()
+        objective = kl_mean + schedule.distortion * math.log(2.0) / 3.0 * error_mean
+        return objective, 0.0, nats_to_bits(kl_mean.item()), error_mean.item()
     use_z = None
     with_z = model.config.z_channels > 0 and step >= schedule.z_from
     if model.config.z_channels:
@@ -167,18 +196,18 @@ def loss_of(
     subpixels = float(channels.sum()) * x.shape[2] * x.shape[3]
     pixels = elbo.pixels.sum() / subpixels
     kl = elbo.kl.sum() / subpixels
-    objective = pixels
+    objective = pixels + schedule.distortion * math.log(2.0) / 3.0 * elbo.error.mean()
     if with_z:
         patches = (x.shape[2] // VLAEConfig.Z_PATCH) * (x.shape[3] // VLAEConfig.Z_PATCH)
         count = float(use_z.sum()) * patches if use_z is not None else float(len(x) * patches)
         paid = elbo.kl.sum(0).clamp(min=schedule.free_bits * count).sum() / subpixels
         objective = objective + min(1.0, (step - schedule.z_from + 1) / max(schedule.kl_warmup, 1)) * paid
-    return objective, nats_to_bits(pixels.item()), nats_to_bits(kl.item())
+    return objective, nats_to_bits(pixels.item()), nats_to_bits(kl.item()), float(elbo.error.detach().mean())
 
 
 def loss_of_images(
     model: VLAE, x: Tensor, schedule: Schedule, step: int, device: torch.device, weight: float
-) -> tuple[Tensor, float, float]:
+) -> tuple[Tensor, float, float, float]:
     """The objective in nats per pixel, and -log p(x | z) and KL in nats per image, of a batch of binary images.
 
     ``weight`` multiplies the KL; see `next_weight`.
@@ -190,7 +219,12 @@ def loss_of_images(
     paid = means.sum() if schedule.soft_free_bits else means.clamp(min=schedule.free_bits).sum()
     weight *= min(1.0, (step + 1) / max(schedule.kl_warmup, 1))
     # Per pixel, so that the limit on the gradient means the same for every size.
-    return (pixels.mean() + weight * paid) / x[0].numel(), float(pixels.detach().mean()), float(means.detach().sum())
+    return (
+        (pixels.mean() + weight * paid) / x[0].numel(),
+        float(pixels.detach().mean()),
+        float(means.detach().sum()),
+        0.0,
+    )
 
 
 def next_weight(weight: float, kl: float, schedule: Schedule, channels: int) -> float:
@@ -290,8 +324,8 @@ class Trainer:
             raise UnknownModel(f"{path}: {changed}; go on with the settings that it was made with{advice}")
         for module, key in ((self.model, "model"), (self.average, "average")):
             module.load_state_dict(state[key])
-        if self.config.image_size and not resume:
-            # Another set: its own schedule from the first step, from these weights.
+        if not resume and (self.config.image_size or schedule["z_alone"] != self.schedule.z_alone):
+            # Another set or another objective: its own schedule from the first step, from these weights.
             self.model.load_state_dict(state["average"])
             return
         if resume or not self.schedule.freeze_decoder:
@@ -309,7 +343,7 @@ class Trainer:
         pictures = load_pictures(sources, schedule.crop)
         return crop_loader(pictures, schedule.crop, schedule.batch, schedule.seed, self.step, last)
 
-    def _loss(self, batch: Batch | Tensor) -> tuple[Tensor, float, float]:
+    def _loss(self, batch: Batch | Tensor) -> tuple[Tensor, float, float, float]:
         if isinstance(batch, Batch):
             return loss_of(self.model, batch, self.schedule, self.step, self.device)
         result = loss_of_images(self.model, batch, self.schedule, self.step, self.device, self.weight)
@@ -328,26 +362,26 @@ class Trainer:
         if self.step >= last:
             return
         batches = self._batches(sources, last)
-        pixels_mean = kl_mean = weight_sum = 0.0
+        means, weight_sum = np.zeros(3), 0.0
         before, begun = self.seconds, time.monotonic()
         first = self.step
         self.model.train()
-        with interruption_held() as interrupted:
+        with interruption_held() as interrupted, subnormals_flushed():
             for batch in batches:
-                pixels, kl = self._train_on(batch)
-                pixels_mean, kl_mean = 0.99 * pixels_mean + pixels, 0.99 * kl_mean + kl
+                means = 0.99 * means + self._train_on(batch)
                 weight_sum = 0.99 * weight_sum + 1.0
                 self.seconds = before + time.monotonic() - begun
                 speed = (self.step - first) * schedule.batch / (self.seconds - before)
-                report(Progress(self.step, pixels_mean / weight_sum, kl_mean / weight_sum, speed))
+                pixels, kl, error = (means / weight_sum).tolist()
+                report(Progress(self.step, pixels, kl, error, speed))
                 stop = interrupted()
                 if self.step % save_every == 0 or self.step == last or stop:
                     self.save()
                 if stop:
                     raise KeyboardInterrupt(f"interrupted; step {self.step} is saved, the same command goes on from it")
 
-    def _train_on(self, batch: Batch | Tensor) -> tuple[float, float]:
-        """One step of the optimisers and of the average; what `_loss` says of pixels and KL."""
+    def _train_on(self, batch: Batch | Tensor) -> NDArray[np.float64]:
+        """One step of the optimisers and of the average; what `_loss` says of pixels, KL and error."""
         schedule = self.schedule
         # One seed a step, so that a resumed run draws the same noise as one that was never stopped.
         torch.manual_seed(schedule.seed * 1_000_003 + self.step)
@@ -355,7 +389,7 @@ class Trainer:
             rate = schedule.matrix_rate if isinstance(optimizer, Muon) else schedule.rate
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"] * schedule.rate_at(self.step)
-        objective, pixels, kl = self._loss(batch)
+        objective, *parts = self._loss(batch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         objective.backward()
@@ -368,4 +402,4 @@ class Trainer:
         with torch.no_grad():
             for mine, other in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mine.lerp_(other, 1.0 - keep)
-        return pixels, kl
+        return np.array(parts)

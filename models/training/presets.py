@@ -41,7 +41,11 @@ def _window(reach: int, **config: Any) -> dict[str, Any]:
 
 
 PRESETS = {
-    "photo": Preset("photographs: z on a grid, local PixelCNN, mixture of logistics", VLAEConfig()),
+    "photo": Preset(
+        "photographs: z on a grid, local PixelCNN, mixture of logistics",
+        VLAEConfig(blocks=7, depthwise=True, z_channels=32, z_groups=4),
+        Schedule(batch=4, crop=96, rate=5e-3, free_bits=0.0, distortion=8e-4, z_dropout=0.05),
+    ),
     "vlae": _vlae("28x28 binary images: AF prior, local PixelCNN, KL annealing"),
     "vae": _vlae("the standard VAE: factorised decoder, Gaussian prior", prior="gaussian", **_window(0)),
     "iaf-vae": _vlae("factorised decoder, IAF posterior", prior="gaussian", posterior="iaf", **_window(0)),

@@ -216,7 +216,8 @@ def test_bad_sources_of_compress(tmp_path: Path, source: Path) -> None:
         result = call("compress", path, "-o", tmp_path / "out.vlae", "-m", TINY, *options)
         check_refused(result, tmp_path, message)
     check_refused(call("compress", tmp_path / "none.png", "-o", tmp_path / "out.vlae"), tmp_path, "No such file")
-    check_refused(call("compress", tmp_path, "-o", tmp_path / "out.vlae"), tmp_path, "cut.png cannot be read")
+    stopped = call("compress", tmp_path, "-o", tmp_path / "out.vlae", "--fail-fast")
+    check_refused(stopped, tmp_path, "cut.png cannot be read")
 
 
 def test_bad_models(tmp_path: Path, source: Path, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

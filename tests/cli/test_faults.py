@@ -35,7 +35,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and lim
 #: Forks a process for each request, everything imported: a start from nothing would take seconds.
 SERVER = """
 import json, os, resource, signal, sys
-from vlae_codec import api, archive, files, lossy, registry
+from vlae_codec import files, registry
+from vlae_codec.coding import binary, photo
+from vlae_codec.formats import archive, kinds, lossy, single
 from vlae_codec.cli import main
 for line in sys.stdin:
     request = json.loads(line)
@@ -267,7 +269,7 @@ def test_kill_while_writing(run: Commands, tmp_path: Path, packed: Path) -> None
     assert again.code == 0, again.stderr
     folder = run("compress", tmp_path, "-o", tmp_path / "folder.vlae", "-m", TINY, "-q")
     assert folder.code == 0, folder.stderr
-    assert run("list", tmp_path / "folder.vlae").stdout.split() == ["again.png", "in.png"]
+    assert run("list", tmp_path / "folder.vlae", "--names").stdout.split() == ["again.png", "in.png"]
 
 
 def test_kill_at_any_moment_of_a_command(run: Commands, tmp_path: Path, source: Path, packed: Path) -> None:
@@ -290,7 +292,7 @@ def test_kill_at_any_moment_of_a_command(run: Commands, tmp_path: Path, source: 
 SCARCE = """
 from PIL import Image
 model = registry.load_model({model!r}, "cpu")
-api.decompress(api.compress(Image.linear_gradient("L").resize((40, 40)).convert("RGB"), model), model)
+single.decompress(single.compress(Image.linear_gradient("L").resize((40, 40)).convert("RGB"), model), model)
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + {room}, mapped + {room}))
 """

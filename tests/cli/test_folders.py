@@ -154,7 +154,7 @@ def test_outputs_that_exist(images: Path, tmp_path: Path) -> None:
     assert there.read_bytes() == b"precious"
     assert call("compress", images, "-o", tmp_path / "out", *HERE, "-f").exit_code == 0
     assert there.read_bytes() == api.compress_file(
-        (images / "a.png").read_bytes(), "a.png", folders.Coding(TINY).load()
+        (images / "a.png").read_bytes(), "a.png", folders.Coding(TINY).models.load()
     )
     result = call("compress", images, "-o", tmp_path / "out", *HERE, "-f", "--skip-existing")
     assert (result.exit_code, "give one of them" in result.stderr) == (2, True)
@@ -200,7 +200,7 @@ def test_links_to_folders_are_not_followed(images: Path) -> None:
 
 def test_a_restored_name_that_is_taken(tmp_path: Path) -> None:
     """a.bmp.vlae holds a PNG here, whose name would be that of another output."""
-    packed = api.compress(picture("smooth", 10, 12), folders.Coding(TINY).load())
+    packed = api.compress(picture("smooth", 10, 12), folders.Coding(TINY).models.load())
     for name in ("a.bmp.vlae", "a.bmp.png.vlae"):
         (tmp_path / name).write_bytes(packed)
     tasks = folders.plan_decompress([tmp_path])
@@ -220,7 +220,7 @@ def test_what_cannot_be_restored_into_a_folder(images: Path, tmp_path: Path) -> 
 
 
 def test_options_that_do_not_fit(images: Path, tmp_path: Path) -> None:
-    for option in ("--recursive", "--skip-existing", "--json", "--fail-fast", "-j1"):
+    for option in ("--recursive", "--skip-existing", "--json", "-j1"):
         result = call("compress", images, "-o", tmp_path / "out", "-m", TINY, option)
         assert (result.exit_code, "need a folder as output" in result.stderr) == (2, True)
     assert call("compress", images, "-o", f"{tmp_path}/out/", "--segment", 5, *HERE).exit_code == 2
@@ -233,10 +233,10 @@ def test_options_that_do_not_fit(images: Path, tmp_path: Path) -> None:
 def test_a_failed_write_is_a_failure_of_its_file(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = files.write_bytes
 
-    def full(path: str, data: bytes, force: bool = False) -> None:
+    def full(path: str, data: bytes, force: bool, attributes: files.Attributes) -> None:
         if path.endswith("a.bmp.vlae"):
             raise OSError(28, "No space left on device", path)
-        original(path, data, force)
+        original(path, data, force, attributes)
 
     monkeypatch.setattr(files, "write_bytes", full)
     result = call("compress", images, "-o", f"{tmp_path}/out/", *HERE, "-q")

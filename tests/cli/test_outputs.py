@@ -73,7 +73,7 @@ def test_no_output_replaces_its_source(folder: Path) -> None:
 def test_a_vlae_file_under_an_images_name_is_warned_of(folder: Path) -> None:
     result = call("compress", "a.png", "-o", "b.png", "-m", TINY)
     assert result.exit_code == 0
-    assert result.stderr.startswith("b.png will be a .vlae file under an image's name")
+    assert result.stderr.startswith("b.png is a .vlae file under an image's name")
     assert call("compress", "a.png", "-o", "c.png", "-m", TINY, "--quiet").stderr == ""
     assert "under an image's name" not in call("compress", "a.png", "-o", "c.vlae", "-m", TINY).stderr
 

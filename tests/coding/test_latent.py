@@ -85,12 +85,20 @@ def test_a_draw_that_finds_too_little_leaves_the_message_as_it_is() -> None:
 
 
 @settings(max_examples=30)
-@given(seeds, lane_counts, st.integers(1, 12), st.floats(0.0, 50.0))
-def test_z_on_a_lattice(binary_model: Model, tiny_model: Model, seed: int, lanes: int, n: int, fidelity: float) -> None:
+@given(seeds, lane_counts, st.integers(1, 12), st.floats(0.0, 50.0), st.floats(0.1, 30.0))
+def test_z_on_a_lattice(
+    binary_model: Model, tiny_model: Model, seed: int, lanes: int, n: int, fidelity: float, spacing: float
+) -> None:
     rng = np.random.default_rng(seed)
     for space in spaces(binary_model, tiny_model, n):
         q, costs = q_of(space, rng), Costs()
-        z, lattice = latent.choose(space, q, fidelity, 4 * fidelity)
+        if space.reach:
+            z, lattice = latent.choose(space, q, lattice=latent.Lattice.spaced(q, spacing))
+            # The nearest place: half a step away at most, and half a bin, but where the grid ends.
+            inside = np.abs(q.mean) < cdf.Z_MEAN_STEPS * 100
+            assert (np.abs(z - q.mean / cdf.Z_MEAN_STEPS) <= lattice.steps / 2 + 0.5)[inside].all()
+        else:
+            z, lattice = latent.choose(space, q, closeness=4 * fidelity, fidelity=fidelity)
         pushed = check_codec(latent.coarse(space, lattice, costs), z, lanes)
         assert pushed.bits() - filled(lanes).bits() == pytest.approx(costs.z_prior, rel=1e-3, abs=0.1)
 
@@ -99,10 +107,10 @@ def test_z_on_a_lattice(binary_model: Model, tiny_model: Model, seed: int, lanes
 def test_lattice_symbols(exponent: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     prior = Gaussians(rng.integers(-1792, 1793, 50), rng.integers(0, cdf.Z_SCALE_COUNT, 50))
-    lattice = latent.Lattice(np.array([exponent]))
+    lattice, every = latent.Lattice(np.array([exponent, 0])), slice(0, 2)
     posterior = Gaussians(rng.integers(-1792, 1793, 50), rng.integers(8, 65, 50))
-    symbols, loss = lattice.choose(prior, posterior, 0, 1.0)
-    intervals = lattice.intervals(symbols, prior, 0)
+    symbols, losses = lattice.choose(prior, posterior, every, 1.0)
+    intervals = lattice.intervals(symbols, prior, every)
     assert (intervals.freqs > 0).all()
-    assert loss >= intervals.bits() - 1e-6
-    assert np.array_equal(lattice.symbols(lattice.values(symbols, prior, 0), prior, 0), symbols)
+    assert losses.sum() >= intervals.bits() - 1e-6
+    assert np.array_equal(lattice.symbols(lattice.values(symbols, prior, every), prior, every), symbols)

@@ -71,18 +71,19 @@ def run_script(settings: dict[str, str], cache: Path, *arguments: str) -> bytes:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["photo", "photo-global"])
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file named as its model, which has masked layers and no z, or depthwise layers and z."""
     folder = tmp_path_factory.mktemp("reference")
-    path = folder / "reference.vlae"
-    path.write_bytes(run({}, 8192, "photo", "", folder / "cache"))
+    path = folder / f"{request.param}.vlae"
+    path.write_bytes(run({}, 8192, request.param, "", folder / "cache"))
     return path
 
 
 @pytest.mark.parametrize("settings", SETTINGS[1:], ids=lambda s: " ".join(f"{k}={v}" for k, v in s.items()))
 @pytest.mark.parametrize("band", [8192, 500])
 def test_the_same_bytes_everywhere(settings: dict[str, str], band: int, reference: Path, tmp_path: Path) -> None:
-    assert run(settings, band, "photo", str(reference), reference.parent / "cache") == reference.read_bytes()
+    assert run(settings, band, reference.stem, str(reference), reference.parent / "cache") == reference.read_bytes()
 
 
 @pytest.fixture(scope="module")

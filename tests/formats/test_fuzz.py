@@ -219,7 +219,7 @@ def test_a_prior_that_sees_what_it_predicts() -> None:
 
 
 @pytest.mark.parametrize("size", [(1 << 24, 16), (16, 1 << 24), (1 << 14, 1 << 14)])
-@pytest.mark.parametrize("model_name", ["tiny", "photo"])
+@pytest.mark.parametrize("model_name", ["tiny", "photo", "photo-global"])
 def test_a_huge_image_in_a_few_bytes_takes_no_memory(
     size: tuple[int, int], model_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +234,7 @@ def test_a_huge_image_in_a_few_bytes_takes_no_memory(
         header.stages = [Stage(0, size[1], kind)]
         data = container.write(header, (1 << 63).to_bytes(8, "little"))
         assert len(data) < 100
-        with mutate.limits(), pytest.raises(CorruptFile, match="end too soon"):
+        with mutate.limits(), pytest.raises(CorruptFile, match="end too soon|a stage with z"):
             api.decompress(data, model)
 
 

@@ -26,9 +26,10 @@ from vlae_codec.images.sets import Source  # noqa: E402
 from vlae_codec.stages import StageKind  # noqa: E402
 
 SHAPES = {
-    "tiny": VLAEConfig(channels=8, blocks=2, mixtures=2, z_channels=2, z_hidden=8),
+    "tiny": VLAEConfig(channels=8, blocks=2, mixtures=2, z_channels=4, z_groups=2, z_hidden=8, z_width=6,
+                       depthwise=True),
     "tiny-pointwise": VLAEConfig(window_rows=2, window_left=2, window_right=1, channels=8, blocks=1, spatial=False,
-                                 mixtures=3, z_channels=4, z_hidden=8),
+                                 mixtures=3, z_channels=4, z_hidden=8, z_width=6),
     "tiny-binary": VLAEConfig(image_size=8, window_rows=2, window_left=2, window_right=1, channels=8, blocks=2,
                               z_channels=4, z_hidden=16, image_width=4),
     "tiny-binary-vae": VLAEConfig(image_size=8, window_rows=0, window_left=0, window_right=0, spatial=False, channels=8,
@@ -81,12 +82,13 @@ def main() -> None:
             image.save(HERE / f"{kind}.png", optimize=True)
             for way in ways:
                 (HERE / f"{name}-{kind}-{way.name.lower()}.vlae").write_bytes(vlae_file(image, way, loaded))
-    photo = vlae_codec.load_model("photo", "cpu")
     with Image.open(HERE.parent.parent / "examples" / "lake.png") as image:
         part = image.crop((200, 150, 296, 246))
     part.save(HERE / "lake.png", optimize=True)
-    for way in StageKind:
-        (HERE / f"photo-lake-{way.name.lower()}.vlae").write_bytes(vlae_file(part, way, photo))
+    for name in ("photo", "photo-global"):
+        loaded = vlae_codec.load_model(name, "cpu")
+        for way in StageKind if loaded.config.z_channels else [StageKind.WITHOUT_Z]:
+            (HERE / f"{name}-lake-{way.name.lower()}.vlae").write_bytes(vlae_file(part, way, loaded))
     flat = Image.fromarray(picture("flat", 83, 50, seed=5)).convert("P")
     flat.save(HERE / "palette.png", optimize=True)
     (HERE / "palette-fallback.vlae").write_bytes(vlae_codec.compress(flat))

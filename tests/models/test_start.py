@@ -10,6 +10,7 @@ from conftest import GOLDEN, binary_images, picture, tiny, vlae_file
 from PIL import Image
 from vlae_codec.cli import main
 from vlae_codec.models.exact.integer import IntegerModel
+from vlae_codec.models.plan import prior_masks
 from vlae_codec.models.training.evaluate import picture_elbo
 from vlae_codec.models.training.export import load_average, measure_binary_ranges, measure_ranges, to_integers
 from vlae_codec.models.training.start import to_floats
@@ -62,8 +63,8 @@ def test_models_for_binary_images_too(name: str) -> None:
 
 def test_what_no_parameters_give_is_refused() -> None:
     model = tiny("tiny")
-    # The map from z to features has no bias of its own in the float network.
-    model.layers["features.1"].bias[:] += 1000
+    # The float network keeps a channel of z from those that come after it.
+    model.layers["prior.1"].weight[prior_masks(model.config)[1] == 0] = 1000
     with pytest.raises(UnknownModel, match="none that training can give"):
         to_floats(model)
 

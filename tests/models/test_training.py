@@ -248,13 +248,14 @@ def test_z_changes_what_the_decoder_expects() -> None:
     torch.manual_seed(0)
     model = VLAE(SMALL)
     with torch.no_grad():
-        model.features.weight2.normal_()
+        model.features.weights[5].normal_()
     x = torch.from_numpy(picture("smooth", 32, 32)).permute(2, 0, 1)[None].float()
     edges = torch.full_like(x, -BEYOND), torch.full_like(x, BEYOND)
     low, high = x - 0.5, x + 0.5
-    with_z, kl = model.log_likelihood_and_kl(x, low, high)
-    without, no_kl = model.log_likelihood_and_kl(x, low, high, torch.tensor([False]))
+    with_z, kl, error = model.parts(x, low, high)
+    without, no_kl, _ = model.parts(x, low, high, torch.tensor([False]))
     assert not torch.allclose(with_z, without)
     assert kl.sum().item() > 0
+    assert error.item() > 0
     assert no_kl.sum().item() == 0
     assert model(x, *edges, torch.tensor([3])).pixels.item() == pytest.approx(0.0, abs=1e-3)

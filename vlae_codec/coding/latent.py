@@ -16,7 +16,7 @@ from vlae_codec.entropy import cdf, kernels
 from vlae_codec.entropy.ans import Message
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals, bits_back
 from vlae_codec.errors import CorruptFile, EmptyMessage
-from vlae_codec.stages import MAX_EXPONENT, Costs, StageKind, Timer, wavefront
+from vlae_codec.stages import MAX_EXPONENT, STEPS_AN_OCTAVE, Costs, StageKind, Timer, wavefront
 
 #: Images whose prior is computed together, so that a number that is only claimed takes no memory before the message
 #: runs dry.
@@ -36,8 +36,14 @@ class Space(NamedTuple):
     #: columns of some places, to the network's inputs for them, float32 (N * places, inputs); the last ``channels`` of
     #: each are z at the place itself.
     inputs: Callable[[Z, Z, Z], NDArray[Any]]
-    #: From inputs to means and scales (N * places, channels); those of channel c depend on the channels before it.
+    #: From inputs to means and scales (N * places, channels); those of channel c depend on the groups before its own.
     prior: Callable[[NDArray[Any]], tuple[Z, Z]]
+    #: How many channels the prior gives at once: those of a group depend on none of each other.
+    group: int = 1
+
+    def groups(self) -> list[slice]:
+        """The channels, group by group."""
+        return [slice(first, first + self.group) for first in range(0, self.shape[3], self.group)]
 
     def parts(self) -> list[slice]:
         """The images in parts of `PART`."""
@@ -51,11 +57,11 @@ class Place(NamedTuple):
     images: slice
     y: Z
     x: Z
-    channel: int
+    channels: slice
 
     def of(self, array: Z) -> Z:
-        """The vector's elements of an array (N, h, w, channels)."""
-        return array[self.images, self.y, self.x, self.channel].ravel()
+        """The vector's elements of an array (N, h, w, channels), the channels of a place side by side."""
+        return array[self.images, self.y, self.x, self.channels].ravel()
 
 
 # -- distributions -----------------------------------------------------------------------------------------------------
@@ -210,35 +216,36 @@ def walk(space: Space, visit: Callable[[Gaussians, Place], Z], *, parts: list[sl
     padded = np.zeros((count, h + reach, w + 2 * reach, channels), np.int64)
     for y, x in wavefront(h, w, reach + 1):
         rows = np.empty((0, 0), np.float32)
-        for c in range(channels):
+        for group in space.groups():
             for images in parts:
-                # Kept from channel to channel if there is one part; more would be memory that is only claimed.
-                if c == 0 or len(parts) > 1:
+                # Kept from group to group if there is one part; more would be memory that is only claimed.
+                if group.start == 0 or len(parts) > 1:
                     rows = space.inputs(padded[images], y, x)
-                mean, scale = space.prior(rows)
-                values = visit(_column(mean, scale, c), Place(images, y, x, c))
-                rows[:, c - channels] = values
-                padded[images, y + reach, x + reach, c] = values.reshape(images.stop - images.start, len(y))
+                values = visit(_columns(*space.prior(rows), group), Place(images, y, x, group))
+                values = values.reshape(images.stop - images.start, len(y), space.group)
+                first = rows.shape[1] - channels
+                rows[:, first + group.start : first + group.stop] = values.reshape(len(rows), space.group)
+                padded[images, y + reach, x + reach, group] = values
     return padded[:, reach:, reach : reach + w]
 
 
 def backwards(space: Space, z: Z) -> Iterator[tuple[Z, Gaussians, Place]]:
     """The vectors of `walk` from the last to the first, for z that is known: values, prior and place."""
-    _, h, w, channels = space.shape
+    _, h, w, _ = space.shape
     reach = space.reach
     padded = np.pad(z, ((0, 0), (reach, 0), (reach, reach), (0, 0)))
     for y, x in reversed(list(wavefront(h, w, reach + 1))):
         mean, scale = space.prior(space.inputs(padded, y, x))
-        for c in reversed(range(channels)):
+        for group in reversed(space.groups()):
             for images in reversed(space.parts()):
                 rows = slice(images.start * len(y), images.stop * len(y))
-                place = Place(images, y, x, c)
-                yield place.of(z), _column(mean[rows], scale[rows], c), place
+                place = Place(images, y, x, group)
+                yield place.of(z), _columns(mean[rows], scale[rows], group), place
 
 
-def _column(mean: Z, scale: Z, channel: int) -> Gaussians:
-    """One channel; contiguous, as numba would compile its loops once more for a stride."""
-    return Gaussians(np.ascontiguousarray(mean[:, channel]), np.ascontiguousarray(scale[:, channel]))
+def _columns(mean: Z, scale: Z, group: slice) -> Gaussians:
+    """A group of channels as one vector, those of a place side by side."""
+    return Gaussians(mean[:, group].ravel(), scale[:, group].ravel())
 
 
 # -- lossy codes -------------------------------------------------------------------------------------------------------
@@ -250,54 +257,74 @@ class Lattice:
     Parameters
     ----------
     exponents : array of int64, shape (channels,)
-        Steps are 2^exponent bins of the grid.
+        Steps are 2^(exponent / 4) bins of the grid, rounded to whole ones.
     """
 
     def __init__(self, exponents: Z) -> None:
-        self.steps = 1 << exponents
+        self.exponents = np.array(exponents, np.int64)
+
+    @classmethod
+    def spaced(cls, posterior: Gaussians, spacing: float) -> Lattice:
+        """The lattice whose steps are so many times the posterior's standard deviation in each channel.
+
+        All channels then lose as much of what q(z | x) says, which is the best use of the bits.
+        """
+        typical = np.exp(np.log(posterior.std()).mean((0, 1, 2)))
+        exponents = np.rint(STEPS_AN_OCTAVE * np.log2(spacing * typical)).astype(np.int64)
+        return cls(exponents.clip(0, MAX_EXPONENT))
 
     @property
-    def exponents(self) -> Z:
-        """Exponents of the steps."""
-        return np.rint(np.log2(self.steps)).astype(np.int64)
+    def steps(self) -> Z:
+        """In bins of the grid, int64 (channels,)."""
+        return np.floor(2.0 ** (self.exponents / STEPS_AN_OCTAVE) + 0.5).astype(np.int64)
 
-    def values(self, symbols: Z, prior: Gaussians, channel: int) -> Z:
+    def spread(self, channels: slice, count: int) -> Z:
+        """The step of each of a vector's elements, the channels of a place side by side."""
+        steps = self.steps[channels]
+        return np.tile(steps, count // len(steps))
+
+    def values(self, symbols: Z, prior: Gaussians, channels: slice) -> Z:
         """Z (N,) for symbols of the lattice."""
-        return (prior.nearest() + symbols * self.steps[channel]).clip(cdf.Z_MIN, cdf.Z_MIN + cdf.Z_COUNT - 1)
+        away = symbols * self.spread(channels, len(symbols))
+        return (prior.nearest() + away).clip(cdf.Z_MIN, cdf.Z_MIN + cdf.Z_COUNT - 1)
 
-    def symbols(self, values: Z, prior: Gaussians, channel: int) -> Z:
+    def symbols(self, values: Z, prior: Gaussians, channels: slice) -> Z:
         """The inverse of `values`: the bins in which they lie, also where a bin's middle is outside the grid."""
-        step = self.steps[channel]
-        return (values - prior.nearest() + step // 2) // step
+        steps = self.spread(channels, len(values))
+        return (values - prior.nearest() + steps // 2) // steps
 
-    def intervals(self, symbols: Z, prior: Gaussians, channel: int) -> Intervals:
+    def intervals(self, symbols: Z, prior: Gaussians, channels: slice) -> Intervals:
         """Of symbols (N,) under their prior."""
         intervals = Intervals(np.empty(len(symbols), np.int64), np.empty(len(symbols), np.int64))
-        kernels.coarse_intervals(symbols, prior, prior.nearest(), int(self.steps[channel]), intervals)
+        steps = self.spread(channels, len(symbols))
+        kernels.coarse_intervals(symbols, prior, prior.nearest(), steps, intervals)
         return intervals
 
-    def choose(self, prior: Gaussians, posterior: Gaussians, channel: int, fidelity: float) -> tuple[Z, float]:
-        """The symbol with the least bits and loss of log q for each value, int64 (N,), and the sum of those losses."""
-        centre, step = prior.nearest(), int(self.steps[channel])
+    def choose(
+        self, prior: Gaussians, posterior: Gaussians, channels: slice, fidelity: float
+    ) -> tuple[Z, NDArray[np.float64]]:
+        """The symbol with the least bits and loss of log q for each value, int64 (N,), and those losses."""
+        centre, steps = prior.nearest(), self.spread(channels, len(prior.mean))
         mean, std = posterior.mean / cdf.Z_MEAN_STEPS, posterior.std()
-        nearest = np.rint((mean - centre) / step).astype(np.int64)
+        nearest = np.rint((mean - centre) / steps).astype(np.int64)
         best, least = np.zeros_like(nearest), np.full(len(nearest), np.inf)
         for candidate in (np.zeros_like(nearest), nearest, nearest - np.sign(nearest)):
-            freqs = self.intervals(candidate, prior, channel).freqs
+            freqs = self.intervals(candidate, prior, channels).freqs
             bits = cdf.PRECISION - np.log2(np.maximum(freqs, 1e-9))
-            away = (self.values(candidate, prior, channel) - mean) / std
+            away = (self.values(candidate, prior, channels) - mean) / std
             loss = bits + fidelity * 0.5 * away**2 / np.log(2.0)
             best = np.where(loss < least, candidate, best)
             least = np.minimum(loss, least)
-        return best, float(least.sum())
+        return best, least
 
-    def fit(self, prior: Gaussians, posterior: Gaussians, channel: int, fidelity: float) -> None:
-        """Take the step for a channel with which `choose` loses least."""
-        losses = []
-        for exponent in range(MAX_EXPONENT + 1):
-            self.steps[channel] = 1 << exponent
-            losses.append(self.choose(prior, posterior, channel, fidelity)[1])
-        self.steps[channel] = 1 << int(np.argmin(losses))
+    def fit(self, prior: Gaussians, posterior: Gaussians, channels: slice, fidelity: float) -> None:
+        """Take the step for some channels, a power of two, with which `choose` loses least."""
+        losses, exponents = [], range(0, MAX_EXPONENT + 1, STEPS_AN_OCTAVE)
+        for exponent in exponents:
+            self.exponents[channels] = exponent
+            each = self.choose(prior, posterior, channels, fidelity)[1]
+            losses.append(each.reshape(-1, channels.stop - channels.start).sum(0))
+        self.exponents[channels] = np.array(exponents)[np.argmin(losses, 0)]
 
 
 def coarse(space: Space, lattice: Lattice, costs: Costs) -> Codec:
@@ -306,22 +333,26 @@ def coarse(space: Space, lattice: Lattice, costs: Costs) -> Codec:
     def push(message: Message, z: Z) -> None:
         message.reserve(z.size)
         for values, given, place in backwards(space, z):
-            intervals = lattice.intervals(lattice.symbols(values, given, place.channel), given, place.channel)
+            intervals = lattice.intervals(lattice.symbols(values, given, place.channels), given, place.channels)
             kernels.push_intervals(message.stack, intervals)
             costs.z_prior += intervals.bits()
 
     def pop(message: Message) -> Z:
         def visit(given: Gaussians, place: Place) -> Z:
-            symbols, step = np.empty(len(given.mean), np.int64), int(lattice.steps[place.channel])
-            check_enough(kernels.pop_coarse(message.stack, symbols, given, given.nearest(), step))
-            return lattice.values(symbols, given, place.channel)
+            symbols = np.empty(len(given.mean), np.int64)
+            steps = lattice.spread(place.channels, len(symbols))
+            check_enough(kernels.pop_coarse(message.stack, symbols, given, given.nearest(), steps))
+            return lattice.values(symbols, given, place.channels)
 
         return walk(space, visit)
 
     return Codec(push, pop)
 
 
-def choose(space: Space, posterior: Gaussians, fidelity: float, closeness: float) -> tuple[Z, Lattice]:
+def choose(
+    space: Space, posterior: Gaussians, *, closeness: float | None = None, lattice: Lattice | None = None,
+    fidelity: float = 0.0,
+) -> tuple[Z, Lattice]:  # fmt: skip
     """Z on a lattice, and the lattice itself, for what q(z | x) says of each element.
 
     Parameters
@@ -329,27 +360,22 @@ def choose(space: Space, posterior: Gaussians, fidelity: float, closeness: float
     space : Space
     posterior : Gaussians
         Of the space's shape.
+    closeness : float, optional
+        How much a nat of log q counts against a nat of code length when a place on the lattice is chosen; by default
+        the place nearest to the posterior's mean is taken, whatever it costs.
+    lattice : Lattice, optional
+        By default its steps are fitted, channel by channel, to all images; each has one place of z then.
     fidelity : float
-        How much a nat of log q counts against a nat of code length when the lattice's steps are chosen.
-    closeness : float
-        The same when a place on the lattice is chosen.
+        As ``closeness``, when steps are fitted.
     """
-    count, h, w, channels = space.shape
-    lattice = Lattice(np.zeros(channels, np.int64))
-    alone = h * w == 1
-    if not alone:
-        # Steps that suit the prior as it is where nothing is known, as the real ones come to light only on the way.
-        nothing = np.zeros((count, h + space.reach, w + 2 * space.reach, channels), np.int64)
-        start = space.prior(space.inputs(nothing, *np.divmod(np.arange(h * w), w)))
-        mean, scale = (part.reshape(-1, channels) for part in posterior)
-        for c in range(channels):
-            lattice.fit(_column(*start, c), _column(mean, scale, c), c, fidelity)
+    chosen = Lattice(np.zeros(space.shape[3], np.int64)) if lattice is None else lattice
 
     def visit(given: Gaussians, place: Place) -> Z:
-        mine, c = Gaussians(*(place.of(part) for part in posterior)), place.channel
-        if alone:
-            lattice.fit(given, mine, c, fidelity)
-        symbols, _ = lattice.choose(given, mine, c, closeness)
-        return lattice.values(symbols, given, c)
+        mine, c = Gaussians(*(place.of(part) for part in posterior)), place.channels
+        if lattice is None:
+            chosen.fit(given, mine, c, fidelity)
+        if closeness is None:
+            return chosen.values(chosen.symbols(mine.nearest(), given, c), given, c)
+        return chosen.values(chosen.choose(given, mine, c, closeness)[0], given, c)
 
-    return walk(space, visit, parts=[slice(0, count)]), lattice
+    return walk(space, visit, parts=[slice(0, space.shape[0])]), chosen

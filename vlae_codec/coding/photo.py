@@ -19,7 +19,8 @@ from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.exact.loops import Area, Caches, network_arrays, single_threaded_products
-from vlae_codec.models.exact.networks import PatchNetworks, PriorPass
+from vlae_codec.models.exact.networks import PriorPass
+from vlae_codec.models.exact.synthesis import SynthesisPass
 from vlae_codec.stages import Coded, Costs, Progress, Stage, StageKind, Timer, affordable_rows, no_progress
 
 from . import latent, wavefront
@@ -28,8 +29,9 @@ from .wavefront import Alphabet
 if TYPE_CHECKING:
     from vlae_codec.models.exact.photo import PhotoNetworks
 
-#: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each.
-STAGE_PIXELS = 1 << 23
+#: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each, and with z two more for
+#: every channel of the decoder.
+STAGE_PIXELS = 1 << 21
 
 
 def lanes_for(subpixels: int) -> int:
@@ -67,18 +69,15 @@ class PhotoCoder:
         self.device = device
         self.arrays = network_arrays(model)
         self.prior = PriorPass(model) if config.z_channels else None
+        self._synthesis = SynthesisPass(model) if config.z_channels else None
 
     @cached_property
     def parallel(self) -> PhotoNetworks:
-        """The networks by torch: those that encode, and on a GPU those around z."""
+        """The local decoder by torch, which encodes."""
         # Here, as torch is slow to load and decoding on a CPU needs none of it.
         from vlae_codec.models.exact.photo import PhotoNetworks
 
         return PhotoNetworks(self.model, self.device)
-
-    @cached_property
-    def _around_z(self) -> PhotoNetworks | PatchNetworks:
-        return PatchNetworks(self.model) if self.device == "cpu" else self.parallel
 
     def encode(
         self, image: NDArray[np.uint8], alphabet: Alphabet, kind: StageKind, progress: Progress = no_progress
@@ -103,6 +102,8 @@ class PhotoCoder:
         canvas = Canvas(image, alphabet, Costs(), progress)
         patch = VLAEConfig.Z_PATCH
         most = max(1, STAGE_PIXELS // (patch * width))
+        if patch * width > STAGE_PIXELS:
+            kind = StageKind.WITHOUT_Z
         if kind is StageKind.BITS_BACK:
             return Coded(message, self._encode_in_turn(message, canvas, most), canvas.costs)
         stages = [Stage(top, min(top + most * patch, height), kind) for top in range(0, height, most * patch)]
@@ -167,6 +168,9 @@ class PhotoCoder:
         -------
         The image, uint8 (H, W, 3), and what its parts cost.
         """
+        for stage in stages:
+            if stage.kind is not StageKind.WITHOUT_Z and (pixels := stage.count * shape[1]) > STAGE_PIXELS:
+                raise CorruptFile(f"a stage with z has {pixels} pixels, expected at most {STAGE_PIXELS}")
         canvas = Canvas(np.zeros((*shape, 3), np.uint8), alphabet, Costs(), progress)
         try:
             for stage in stages:
@@ -185,6 +189,11 @@ class PhotoCoder:
         canvas = Canvas(np.zeros((*shape, 3), np.uint8), alphabet, Costs(), progress)
         self._likelihood(canvas, Stage(0, shape[0], StageKind.PLAIN_Z), z).pop(message)
         return canvas.image
+
+    @property
+    def synthesis(self) -> SynthesisPass:
+        """The networks between pictures and z. A model without z has none, and no stage that asks it."""
+        return cast(SynthesisPass, self._synthesis)
 
     # -- codecs ------------------------------------------------------------------------------------------------------
 
@@ -206,11 +215,12 @@ class PhotoCoder:
         return latent.Space(
             (1, h, w, self.config.z_channels), VLAEConfig.Z_WINDOW,
             lambda padded, y, x: network.inputs(padded[0], y, x), network,
+            self.config.z_group,
         )  # fmt: skip
 
     def posterior(self, rows: NDArray[np.uint8]) -> Gaussians:
         """q(z | x) of an image, or of a stage's rows, shape (1, h, w, z_channels)."""
-        return Gaussians(*(part[None] for part in self._around_z.posterior(rows)))
+        return Gaussians(*(part[None] for part in self.synthesis.posterior(rows)))
 
     def _posterior(self, canvas: Canvas, rows: NDArray[np.uint8]) -> Gaussians:
         timer = Timer(canvas.costs)
@@ -224,7 +234,7 @@ class PhotoCoder:
         features = None
         if z is not None and not alphabet.certain:
             timer = Timer(costs)
-            features = self._around_z.features(z[0])
+            features = self.synthesis.features(z[0], stage.count, canvas.image.shape[1])
             timer("z")
 
         def push(message: Message, rows: NDArray[np.uint8]) -> None:

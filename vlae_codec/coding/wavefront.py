@@ -32,7 +32,7 @@ from vlae_codec.models.exact.loops import RING, network_rows, predict, rows_of_s
 #: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py and models/exact/loops.py; a
 #: test compares them. numba keeps compiled loops by the contents of this file alone, so it must change when what they
 #: take from elsewhere does.
-_TAKEN_FROM = "8a21b798e62e4e97"
+_TAKEN_FROM = "b0dce087483ed51b"
 
 _MASK = (1 << PRECISION) - 1
 _TOTAL = 1 << PRECISION
@@ -307,14 +307,15 @@ def pop_wavefront(net, stack, area, features, caches, alphabet, begin, end):
 
 @njit(cache=True)
 def fill_boundary(net, area, features, caches, boundary):
-    """The masked layers' inputs in an area's last row, into (blocks, W + 2, channels), zero at both ends.
+    """The masked layers' inputs in an area's last rows, into `Caches.boundary`.
 
     The area is the halo: the rows above a stage that its first row depends on. ``features`` are empty.
     """
     rows, width = area.bottom - area.top, area.image.shape[1]
-    kept = caches.ring.shape[1]
+    kept, reach = caches.ring.shape[1], boundary.shape[1]
     for t in range(width + area.skew * (rows - 1)):
         run_network(net, area, features, caches, t, t + 1)
-        x = t - area.skew * (rows - 1)
-        if x >= 0:
-            boundary[:, x + 1] = caches.ring[:, (rows - 1) % kept, x & (RING - 1)]
+        for y in range(max(rows - reach, 0), rows):
+            x = t - area.skew * y
+            if 0 <= x < width:
+                boundary[:, reach - rows + y, x + reach] = caches.ring[:, y % kept, x & (RING - 1)]

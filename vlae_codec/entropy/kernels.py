@@ -123,31 +123,31 @@ def _coarse(r, mean, scale, centre, step):
 
 
 @njit(cache=True)
-def coarse_intervals(symbols, given, centre, step, intervals):
-    """Intervals of symbols on a coarse lattice, see `vlae_codec.coding.latent.Lattice`."""
+def coarse_intervals(symbols, given, centre, steps, intervals):
+    """Intervals of symbols on a coarse lattice, see `vlae_codec.coding.latent.Lattice`; each has its own step."""
     for k in range(len(symbols)):
-        start = _coarse(symbols[k], given.mean[k], given.scale[k], centre[k], step)
+        start = _coarse(symbols[k], given.mean[k], given.scale[k], centre[k], steps[k])
         intervals.starts[k] = start
-        intervals.freqs[k] = _coarse(symbols[k] + 1, given.mean[k], given.scale[k], centre[k], step) - start
+        intervals.freqs[k] = _coarse(symbols[k] + 1, given.mean[k], given.scale[k], centre[k], steps[k]) - start
 
 
 @njit(cache=True)
-def pop_coarse(stack, symbols, given, centre, step):
+def pop_coarse(stack, symbols, given, centre, steps):
     """Pop symbols that were pushed with `coarse_intervals`."""
     heads, words, size = stack.heads, stack.words, stack.size[0]
     for k in range(len(symbols)):
         lane = k % len(heads)
         cf = np.int64(heads[lane] & np.uint64(_MASK))
-        low, high = np.int64(-Z_COUNT // step - 1), np.int64(Z_COUNT // step + 2)
+        low, high = np.int64(-Z_COUNT // steps[k] - 1), np.int64(Z_COUNT // steps[k] + 2)
         while high - low > 1:
             middle = (low + high) >> 1
-            if _coarse(middle, given.mean[k], given.scale[k], centre[k], step) <= cf:
+            if _coarse(middle, given.mean[k], given.scale[k], centre[k], steps[k]) <= cf:
                 low = middle
             else:
                 high = middle
         symbols[k] = low
-        start = _coarse(low, given.mean[k], given.scale[k], centre[k], step)
-        stop = _coarse(low + 1, given.mean[k], given.scale[k], centre[k], step)
+        start = _coarse(low, given.mean[k], given.scale[k], centre[k], steps[k])
+        stop = _coarse(low + 1, given.mean[k], given.scale[k], centre[k], steps[k])
         size = pop_one(heads, lane, words, size, np.uint64(start), np.uint64(stop - start))
         if size < 0:
             return False

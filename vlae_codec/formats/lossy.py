@@ -9,6 +9,7 @@ searches some 2^KL candidates. FORMAT.md is the specification.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from vlae_codec.registry import Model, Models, find_model
 from vlae_codec.stages import MAX_EXPONENT, Costs, Progress, no_progress
 
 from . import header as container
+from . import single
 from .header import Mode
 from .request import Request
 
@@ -36,12 +38,19 @@ if TYPE_CHECKING:
     from vlae_codec.coding import latent
     from vlae_codec.coding.binary import BinaryCoder
     from vlae_codec.coding.photo import PhotoCoder
+    from vlae_codec.entropy.codecs import Gaussians
 
 #: How much a nat of log q(z | x) counts against a nat of code length when the lattice's steps are chosen.
 FIDELITY = 2.5
 #: How much more it counts when a place on the lattice is chosen: on a coarse lattice the nearest place costs little
 #: more than the cheapest, and more digits are recognised.
 CLOSENESS = 4.0
+#: Quality of a photograph's lossy code when none is given, and the largest.
+QUALITY, MAX_QUALITY = 50, 100
+#: Steps of the lattice, in standard deviations of q(z | x), of the lowest quality and of the highest.
+SPACINGS = (16.0, 0.5)
+#: How close a search for a file of some size comes to the spacing that just fits.
+PRECISION = 0.02
 #: Draws that `mean` averages when no number is given.
 MEAN_SAMPLES = 16
 
@@ -56,7 +65,7 @@ class LossyFile:
         ``source`` (see `Source`), ``names``, ``size`` (width and height) and ``count``.
     model_id : bytes
     exponents : array of int64, shape (z_channels,)
-        Steps of the lattice are 2^exponent bins of the grid of z.
+        Steps of the lattice are 2^(exponent / 4) bins of the grid of z, see `latent.Lattice`.
     kl, bits : float
         KL of the posterior and achieved code length of z, in bits, over all images.
     words : array of uint32
@@ -140,27 +149,81 @@ def encode_images(
     """The z of binary images (N, S, S) of zeros and ones."""
     size = model.config.image_size
     head = {"source": source.to_json(), "names": names, "size": [size, size], "count": len(images)}
-    return _encode(head, model, images, model.binary, fidelity)
-
-
-def encode_photograph(image: Image.Image, model: Model, name: str, *, fidelity: float = FIDELITY) -> LossyFile:
-    """The z of an RGB or grey photograph."""
-    if image.mode not in ("RGB", "L"):
-        raise UnsupportedImage(f"an image of mode {image.mode} has no lossy code, expected RGB or L")
-    source = Source(mode="L").to_json()
-    head = {"source": source, "names": [name], "size": list(image.size), "count": 1}
-    return _encode(head, model, to_planes(np.asarray(image))[0], model.photographs, fidelity)
-
-
-def _encode(
-    head: dict[str, Any], model: Model, pixels: NDArray[np.uint8], coder: PhotoCoder | BinaryCoder, fidelity: float
-) -> LossyFile:
-    from vlae_codec.coding import latent
-
+    coder = model.binary
     if not coder.config.z_channels:
         raise UnknownModel(f"model {model.name} has no z, so it has no lossy code")
-    space, posterior = _space(head, coder), coder.posterior(pixels)
-    z, lattice = latent.choose(space, posterior, fidelity, CLOSENESS * fidelity)
+    space, posterior = _space(head, coder), coder.posterior(images)
+    return _encode(head, model, space, posterior, closeness=CLOSENESS * fidelity, fidelity=fidelity)
+
+
+def open_photograph(data: bytes, name: str) -> Image.Image:
+    """The picture of an image file, or of a .vlae file that holds one image without loss."""
+    if not data.startswith(container.MAGIC):
+        return imaging.open_image(data, name)
+    if container.mode_of(data) in (Mode.ARCHIVE, Mode.LOSSY):
+        raise UnsupportedImage(f"{name} is an archive or a lossy file, expected a .vlae file of one image")
+    image = single.decompress(data)
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
+
+
+def encode_photograph(
+    image: Image.Image, model: Model, name: str, *, quality: int = QUALITY, most_bytes: int | None = None
+) -> LossyFile:
+    """The z of an RGB or grey photograph.
+
+    Parameters
+    ----------
+    image : Image
+    model : Model
+    name : str
+        The file's name, to be kept in the file.
+    quality : int
+        1 to 100: how fine the lattice of z is.
+    most_bytes : int, optional
+        Instead of a quality, the size that the file may have: the finest lattice that keeps below it.
+
+    Raises
+    ------
+    UnsupportedImage
+        If the image is of another mode, or no lattice gives so small a file.
+    UnknownModel
+        If the model has no z, or its z holds hardly anything of a picture.
+    """
+    from vlae_codec.coding import latent
+
+    if image.mode not in ("RGB", "L"):
+        raise UnsupportedImage(f"an image of mode {image.mode} has no lossy code, expected RGB or L")
+    head = {"source": Source(mode=image.mode).to_json(), "names": [name], "size": list(image.size), "count": 1}
+    coder = model.photographs
+    if not coder.config.z_channels:
+        raise UnknownModel(f"model {model.name} has no z, so it has no lossy code")
+    space, posterior = _space(head, coder), coder.posterior(to_planes(np.asarray(image))[0])
+
+    def spaced(spacing: float) -> LossyFile:
+        # The nearest place, always: weighing its bits against log q made files smaller and pictures worse, on balance.
+        return _encode(head, model, space, posterior, lattice=latent.Lattice.spaced(posterior, spacing))
+
+    coarsest, finest = SPACINGS
+    if most_bytes is None:
+        return spaced(coarsest * (finest / coarsest) ** ((quality - 1) / (MAX_QUALITY - 1)))
+    best, low, high = spaced(coarsest), math.log(finest), math.log(coarsest)
+    if (size := len(best.to_bytes())) > most_bytes:
+        raise UnsupportedImage(f"the smallest lossy code of the picture takes {size} bytes, more than {most_bytes}")
+    while high - low > PRECISION:
+        middle = (low + high) / 2
+        file = spaced(math.exp(middle))
+        if len(file.to_bytes()) <= most_bytes:
+            best, high = file, middle
+        else:
+            low = middle
+    return best
+
+
+def _encode(head: dict[str, Any], model: Model, space: latent.Space, posterior: Gaussians, **options: Any) -> LossyFile:
+    """Z of images on a lattice that `latent.choose` takes with some options."""
+    from vlae_codec.coding import latent
+
+    z, lattice = latent.choose(space, posterior, **options)
     message, costs = Message(1), Costs()
     latent.coarse(space, lattice, costs).push(message, z)
     kl = max(0.0, latent.expected_kl(space, posterior))
@@ -213,12 +276,13 @@ def reconstruct(
     seed : int
         Of the draws; the same seed gives the same pixels on every machine.
     mean : bool
-        The average of the draws instead; binary images become grey, 0..255. With ``samples`` 1, of 16 draws.
+        No draws: of a photograph the reconstruction y that z alone tells of; of binary images the average of so many
+        draws (16 with ``samples`` 1), which are grey, 0..255.
 
     Returns
     -------
-    uint8, (samples, N, S, S) of zeros and ones for binary images, (samples, 1, H, W, 3) for a photograph; with ``mean``
-    the first dimension is 1.
+    uint8, (samples, N, S, S) of zeros and ones for binary images, (samples, 1, H, W, 3) for a photograph, without the
+    last dimension for a grey one; with ``mean`` the first dimension is 1.
     """
     from vlae_codec.coding.binary import sample_images
 
@@ -226,20 +290,28 @@ def reconstruct(
     draws = MEAN_SAMPLES if mean and samples == 1 else samples
     coder = model.coder
     z = decode_z(file, coder)
+    width, height = file.head["size"]
+    if mean and not model.config.image_size:
+        return _as_was(file, model.photographs.synthesis.reconstruction(z[0], height, width)[None, None])
     drawn: list[NDArray[np.uint8]] = []
     for i in range(draws):
         if model.config.image_size:
             drawn.append(sample_images(model.binary, z, len(z), seed + i))
             progress(drawn[-1].size)
         else:
-            width, height = file.head["size"]
             # A pop takes at most 24 bits, so a word for each subpixel is always enough.
             message = random_message(seed + i, 3 * width * height + 64)
             drawn.append(model.photographs.sample(z, (height, width), message, progress)[None])
     if not mean:
-        return np.stack(drawn)
-    scale = 255 if model.config.image_size else 1
-    return np.rint(np.mean(drawn, 0)[None] * scale).astype(np.uint8)
+        return _as_was(file, np.stack(drawn))
+    return np.rint(np.mean(drawn, 0)[None] * 255).astype(np.uint8)
+
+
+def _as_was(file: LossyFile, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey photographs as grey, (..., H, W), from (..., H, W, 3); all others as they are."""
+    if drawn.ndim < 5 or file.head["source"]["mode"] != "L":
+        return drawn
+    return np.rint(drawn @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
 
 
 # -- as a kind of file -----------------------------------------------------------------------------------------------
@@ -265,14 +337,16 @@ def restore(data: bytes, request: Request) -> str:
     output, draws = request.needed_output("a lossy file"), request.draws
     file = LossyFile.from_bytes(data, request.max_pixels)
     model = request.models.find(file.model_id)
-    drawn = reconstruct(file, model, samples=draws.samples, seed=draws.seed, mean=draws.mean, progress=request.progress)
+    # Of photographs people prefer what z alone tells, unless they ask for draws.
+    mean = draws.mean if draws.mean is not None else not model.config.image_size and draws.samples == 1
+    drawn = reconstruct(file, model, samples=draws.samples, seed=draws.seed, mean=mean, progress=request.progress)
     if is_array(output):
         array: NDArray[np.uint8] = drawn[0] if len(drawn) == 1 else drawn
         request.write(output, array_bytes(array, Path(output), Source.from_json(file.head["source"]).key))
         return f"{output}: array of {array.dtype}, shape {array.shape}"
     names = file.head["names"] or [str(i) for i in range(file.head["count"])]
     one = request.is_one_file(len(names) * len(drawn))
-    scale = 255 if model.config.image_size and not draws.mean else 1
+    scale = 255 if model.config.image_size and not mean else 1
     for number, draw in enumerate(drawn):
         for name, pixels in zip(names, draw * np.uint8(scale), strict=True):
             part = f"-{number + 1}" if len(drawn) > 1 else ""

@@ -14,11 +14,11 @@ from vlae_codec.stages import Progress, no_progress
 
 @dataclass(frozen=True)
 class Draws:
-    """How lossy files are drawn, see `lossy.reconstruct`."""
+    """How lossy files are drawn, see `lossy.reconstruct`; ``mean`` None is as suits the kind of image."""
 
     samples: int = 1
     seed: int = 0
-    mean: bool = False
+    mean: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Source:
     high : int
         The larger of the two values of a binary image: 1 or 255.
     mode : str
-        Pillow's mode of binary files, ``1`` or ``L``.
+        Pillow's mode: ``1`` or ``L`` of binary files, ``L`` or ``RGB`` of a photograph.
     shape : tuple of int
         Of the whole array, its first dimension the number of images; empty for files.
     dtype : str
@@ -62,7 +62,7 @@ class Source:
             and set(value) == set(cls().__dict__)
             and value["kind"] in ("files", "array")
             and value["high"] in (1, 255)
-            and value["mode"] in ("1", "L")
+            and value["mode"] in ("1", "L", "RGB")
             and value["dtype"] in ("uint8", "bool")
             and isinstance(value["key"], str)
             and isinstance(value["shape"], list)
