@@ -92,7 +92,7 @@ CHUNKS = st.lists(st.tuples(st.sampled_from([b"prVt", b"tEXt", b"abCd", b"zTXt"]
 @settings(max_examples=40)
 @given(
     before=CHUNKS, after=CHUNKS, more=st.binary(max_size=30), channels=st.integers(1, 4), elsewhere=st.booleans(),
-    level=st.integers(0, 9), kind=st.integers(0, 5), size=st.integers(1, 500),
+    level=st.integers(1, 9), kind=st.integers(0, 5), size=st.integers(1, 500),
 )  # fmt: skip
 def test_any_chunks_and_any_trailer_of_a_png(before, after, more, channels, elsewhere, level, kind, size) -> None:
     values = grey(8, channels)

@@ -155,7 +155,7 @@ def rebuild(form: Form, recipe: bytes, picture: NDArray | Image.Image, digest: b
         from . import png
 
         found = png.from_recipe(recipe, values, form is Form.PNG_EXACT)
-        data = png.write(found)
+        data = png.rewritten(found, lambda data: digest_of_parts([data]) == digest)
         parts = [data] if found.stream else (found.before, found.after, found.samples.tobytes())
     got = digest_of_parts(parts)
     if got != digest:

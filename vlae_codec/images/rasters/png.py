@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,6 @@ PALETTE = 3
 PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 #: Largest body of a chunk that is written.
 MAX_CHUNK = 1 << 30
-#: Bytes that are deflated to see whether it is worth going on, and at a time after that.
-TRIED, PIECE = 1 << 16, 1 << 16
 #: Most chunks that a stream is cut into.
 MAX_CHUNKS = 1 << 20
 
@@ -87,14 +85,26 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """What made a deflated stream of the pixels: filters of all rows, zlib's parameters, and how it was cut up."""
+class Parameters:
+    """What zlib is told: level 1 to 9, strategy 0 to 4, memory level 1 to 9, bits of the window 9 to 15."""
 
-    start: bytes
     level: int
     strategy: int
     memory: int
     window: int
+
+
+def deflater_of(parameters: Parameters) -> zlib._Compress:
+    """What deflates as the zlib that is here does, without header and checksum."""
+    return zlib.compressobj(parameters.level, zlib.DEFLATED, -parameters.window, parameters.memory, parameters.strategy)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What made a deflated stream of the pixels: filters of all rows, zlib's parameters, and how it was cut up."""
+
+    start: bytes
+    parameters: Parameters
     chunks: list[int] = field(repr=False)
     filters: bytes = field(repr=False)
 
@@ -141,6 +151,8 @@ def read_shape(data: bytes) -> Shape | None:
 
 def read(data: bytes) -> Png | None:
     """A file taken apart; None if anything in it is not as the standard has it, so that it must be kept whole."""
+    from .deflate import find_parameters
+
     shape = read_shape(data)
     places = [(at, length) for name, at, length in chunks(data) if name == b"IDAT"]
     if shape is None or not places or len(places) > MAX_CHUNKS:
@@ -164,8 +176,8 @@ def read(data: bytes) -> Png | None:
     if taken is None:
         return None
     samples, filters = taken
-    found = _parameters(lines, body)
-    stream = Stream(body[:2], *found, [length for _, length in places], filters) if found else None
+    found = find_parameters(lines, body[2:-4], (body[0] >> 4) + 8, body[1] >> 6)
+    stream = Stream(body[:2], found, [length for _, length in places], filters) if found else None
     return Png(shape, samples, data[:begin], data[end:], stream)
 
 
@@ -228,79 +240,44 @@ def _lines(samples: NDArray[np.uint8], shape: Shape, filters: bytes | None) -> I
         at += rows
 
 
-# -- zlib's parameters -----------------------------------------------------------------------------------------------
-
-
-def _parameters(lines: bytes, body: bytes) -> tuple[int, int, int, int] | None:
-    """Level, strategy, memory level and window bits with which zlib makes a stream of some bytes; None if none do."""
-    if len(body) < 8:
-        return None
-    window = max((body[0] >> 4) + 8, 9)
-    # The stream tells the kind of its level; zlib itself sets it so.
-    levels = ((1, 0), (5, 4, 3, 2), (6,), (9, 8, 7))[body[1] >> 6]
-    choices = [(level, strategy) for level in levels for strategy in (0, 1)]
-    if body[1] >> 6 == 0:
-        choices += [(6, 3), (6, 2), (6, 4), (9, 4), (1, 4)]
-    # libpng makes the window that the header names smaller than the one in use.
-    windows = sorted({window, 15}, reverse=True)
-    tried = lines[:TRIED]
-    for bits in windows:
-        for memory in (8, 9):
-            for level, strategy in choices:
-                parameters = (level, strategy, memory, bits)
-                if _begins(tried, len(tried) == len(lines), body, parameters) and _makes(lines, body, parameters):
-                    return parameters
-    return None
-
-
-def _deflater(parameters: tuple[int, int, int, int]) -> zlib._Compress:
-    level, strategy, memory, bits = parameters
-    return zlib.compressobj(level, zlib.DEFLATED, bits, memory, strategy)
-
-
-def _begins(tried: bytes, whole: bool, body: bytes, parameters: tuple[int, int, int, int]) -> bool:
-    deflater = _deflater(parameters)
-    made = deflater.compress(tried) + (deflater.flush() if whole else b"")
-    return made[2:] == body[2 : len(made)] if not whole else made[2:] == body[2:]
-
-
-def _makes(lines: bytes, body: bytes, parameters: tuple[int, int, int, int]) -> bool:
-    deflater = _deflater(parameters)
-    at = 0
-    for place in range(0, len(lines) + 1, PIECE):
-        made = deflater.compress(lines[place : place + PIECE])
-        if place + PIECE > len(lines):
-            made += deflater.flush()
-        skip = max(2 - at, 0)
-        if made[skip:] != body[at + skip : at + len(made)]:
-            return False
-        at += len(made)
-    return at == len(body)
-
-
 # -- back ------------------------------------------------------------------------------------------------------------
 
 
-def write(png: Png) -> bytes:
-    """The file: the very bytes where there is a stream; otherwise the same pixels and the same bytes around them."""
+def write(png: Png, own: bool = False) -> bytes:
+    """The file: the very bytes where there is a stream; otherwise the same pixels and the same bytes around them.
+
+    ``own`` deflates by `deflate` instead of by the zlib that is here, which may make other bytes than zlib's own.
+    """
     stream = png.stream
-    parameters = (stream.level, stream.strategy, stream.memory, stream.window) if stream else (6, 0, 8, 15)
-    deflater = _deflater(parameters)
-    parts = [deflater.compress(lines) for lines in _lines(png.samples, png.shape, stream.filters if stream else None)]
-    body = b"".join([*parts, deflater.flush()])
-    if stream:
-        body = stream.start + body[2:]
+    lines = b"".join(_lines(png.samples, png.shape, stream.filters if stream else None))
+    if stream is None:
+        body = zlib.compress(lines)
+    else:
+        if own:
+            from .deflate import deflate
+
+            deflated = deflate(lines, stream.parameters)
+        else:
+            deflater = deflater_of(stream.parameters)
+            deflated = deflater.compress(lines) + deflater.flush()
+        body = stream.start + deflated + zlib.adler32(lines).to_bytes(4, "big")
     sizes = stream.chunks if stream else [min(MAX_CHUNK, len(body) - at) for at in range(0, len(body), MAX_CHUNK)]
     if sum(sizes) != len(body):
-        raise CorruptFile(
-            f"the deflated pixels take {len(body)} bytes, expected {sum(sizes)}: zlib {zlib.ZLIB_RUNTIME_VERSION} here "
-            "makes other bytes than the one that made the file"
-        )
+        raise CorruptFile(f"the deflated pixels take {len(body)} bytes, expected {sum(sizes)}")
     out, at = [png.before], 0
     for size in sizes:
         out.append(_chunk(b"IDAT" + body[at : at + size]))
         at += size
     return b"".join([*out, png.after])
+
+
+def rewritten(png: Png, is_right: Callable[[bytes], bool]) -> bytes:
+    """The file by the zlib that is here, or where that is not right by our own, which takes twice as long."""
+    try:
+        data = write(png)
+    except CorruptFile:
+        data = b""
+    return data if png.stream is None or is_right(data) else write(png, own=True)
 
 
 def to_recipe(png: Png) -> bytes:
@@ -312,7 +289,7 @@ def to_recipe(png: Png) -> bytes:
     stream = png.stream
     if stream is None:
         return bytes(out)
-    out += stream.start + bytes([stream.level, stream.strategy, stream.memory, stream.window])
+    out += stream.start + bytes(astuple(stream.parameters))
     runs: list[list[int]] = []
     for size in stream.chunks:
         if runs and runs[-1][1] == size:
@@ -361,10 +338,12 @@ def from_recipe(recipe: bytes, values: NDArray, exact: bool) -> Png:
     stream = None
     if exact:
         start = reader.take(2, "the beginning of the stream")
-        level, strategy = reader.byte("zlib's level", 10), reader.byte("zlib's strategy", 5)
-        memory, window = reader.byte("zlib's memory level", 10), reader.byte("zlib's window", 16)
-        if memory < 1 or window < 9:
-            raise CorruptFile(f"zlib has no memory level {memory} or window {window}")
+        parameters = Parameters(
+            reader.byte("zlib's level", 10), reader.byte("zlib's strategy", 5), reader.byte("zlib's memory level", 10),
+            reader.byte("zlib's window", 16),
+        )  # fmt: skip
+        if parameters.level < 1 or parameters.memory < 1 or parameters.window < 9:
+            raise CorruptFile(f"zlib has no {parameters}")
         sizes: list[int] = []
         for _ in range(reader.varint("the number of runs", 1, MAX_CHUNKS)):
             count = reader.varint("the number of chunks", 1, MAX_CHUNKS - len(sizes))
@@ -377,7 +356,7 @@ def from_recipe(recipe: bytes, values: NDArray, exact: bool) -> Png:
             differences = np.frombuffer(reader.take(rows, "the filters"), np.uint8)
             together = (differences + _expected_filters(samples, shape, LEFT_OUT[kind - FILTERS])) % FILTERS
             filters = together.astype(np.uint8).tobytes()
-        stream = Stream(start, level, strategy, memory, window, sizes, filters)
+        stream = Stream(start, parameters, sizes, filters)
     if reader.at != len(recipe):
         raise CorruptFile(f"{len(recipe) - reader.at} bytes after the recipe, expected none")
     return Png(shape, samples, shape.start() + before, after, stream)
