@@ -37,7 +37,7 @@ def lossy(
 ) -> None:
     """Keep only the global structure of images: z, some bits for each image.
 
-    `decompress` draws the local detail anew, so the pixels differ from the original's. SOURCES are as for `compress`:
+    `decompress` shows what z tells of a photograph, or draws binary images anew: the pixels differ from the original's. SOURCES are as for `compress`:
     a photograph (a .vlae file of one will do), or binary images with
     a model for them.
 

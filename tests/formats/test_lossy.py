@@ -92,21 +92,18 @@ def test_a_photograph_of_z(tiny_model: Model) -> None:
     image = Image.fromarray(picture("smooth", 37, 50))
     file = lossy.LossyFile.from_bytes(lossy.encode_photograph(image, tiny_model, "a.png", quality=80).to_bytes())
     assert file.bits > 0
-    first = lossy.reconstruct(file, tiny_model, seed=3)
-    assert first.shape == (1, 1, 37, 50, 3)
-    assert np.array_equal(first, lossy.reconstruct(file, tiny_model, seed=3))
-    two = lossy.reconstruct(file, tiny_model, seed=2, samples=2)
-    assert np.array_equal(two[1], first[0])
     coder = tiny_model.photographs
     mean = lossy.reconstruct(file, tiny_model, mean=True)
+    assert mean.shape == (1, 1, 37, 50, 3)
     assert np.array_equal(mean[0, 0], coder.synthesis.reconstruction(lossy.decode_z(file, coder)[0], 37, 50))
+    with pytest.raises(UnsupportedImage, match="not drawn"):
+        lossy.reconstruct(file, tiny_model)
 
 
 def test_a_grey_photograph_comes_back_grey(tiny_model: Model) -> None:
     image = Image.fromarray(picture("grey", 20, 33)).convert("L")
     file = lossy.encode_photograph(image, tiny_model, "a.png")
     assert lossy.reconstruct(file, tiny_model, mean=True).shape == (1, 1, 20, 33)
-    assert lossy.reconstruct(file, tiny_model, samples=2).shape == (2, 1, 20, 33)
 
 
 def test_quality_and_bytes_choose_the_size(tiny_model: Model) -> None:

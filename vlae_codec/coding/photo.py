@@ -181,15 +181,6 @@ class PhotoCoder:
             raise CorruptFile("bits are left over after the last pixel")
         return canvas.image, canvas.costs
 
-    def sample(
-        self, z: latent.Z, shape: tuple[int, int], message: Message, progress: Progress = no_progress
-    ) -> NDArray[np.uint8]:
-        """Draw an image (H, W, 3) from p(x | z), for z (1, h, w, z_channels), by popping it from a random message."""
-        alphabet = Alphabet.having(np.ones((3, 256), np.bool_))
-        canvas = Canvas(np.zeros((*shape, 3), np.uint8), alphabet, Costs(), progress)
-        self._likelihood(canvas, Stage(0, shape[0], StageKind.PLAIN_Z), z).pop(message)
-        return canvas.image
-
     @property
     def synthesis(self) -> SynthesisPass:
         """The networks between pictures and z. A model without z has none, and no stage that asks it."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec import files
-from vlae_codec.entropy.ans import Message, random_message
+from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VlaeError
 from vlae_codec.fields import Reader, check_names, inflate_json, write_varint
 from vlae_codec.images import io as imaging
@@ -281,35 +281,38 @@ def reconstruct(
 
     Returns
     -------
-    uint8, (samples, N, S, S) of zeros and ones for binary images, (samples, 1, H, W, 3) for a photograph, without the
-    last dimension for a grey one; with ``mean`` the first dimension is 1.
+    uint8, (samples, N, S, S) of zeros and ones for binary images, (1, 1, H, W, 3) for a photograph, without the last
+    dimension for a grey one; with ``mean`` the first dimension is 1.
+
+    Raises
+    ------
+    UnsupportedImage
+        If draws of a photograph are asked for: without a bound to stay near y they drift away from it.
     """
     from vlae_codec.coding.binary import sample_images
 
     model = model or find_model(file.model_id)
     draws = MEAN_SAMPLES if mean and samples == 1 else samples
     coder = model.coder
-    z = decode_z(file, coder)
-    width, height = file.head["size"]
-    if mean and not model.config.image_size:
+    if not model.config.image_size:
+        if not mean:
+            raise UnsupportedImage("the detail of photographs is not drawn: see what z alone tells with --mode mean")
+        width, height = file.head["size"]
+        z = decode_z(file, coder)
         return _as_was(file, model.photographs.synthesis.reconstruction(z[0], height, width)[None, None])
+    z = decode_z(file, coder)
     drawn: list[NDArray[np.uint8]] = []
     for i in range(draws):
-        if model.config.image_size:
-            drawn.append(sample_images(model.binary, z, len(z), seed + i))
-            progress(drawn[-1].size)
-        else:
-            # A pop takes at most 24 bits, so a word for each subpixel is always enough.
-            message = random_message(seed + i, 3 * width * height + 64)
-            drawn.append(model.photographs.sample(z, (height, width), message, progress)[None])
+        drawn.append(sample_images(model.binary, z, len(z), seed + i))
+        progress(drawn[-1].size)
     if not mean:
-        return _as_was(file, np.stack(drawn))
+        return np.stack(drawn)
     return np.rint(np.mean(drawn, 0)[None] * 255).astype(np.uint8)
 
 
 def _as_was(file: LossyFile, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey photographs as grey, (..., H, W), from (..., H, W, 3); all others as they are."""
-    if drawn.ndim < 5 or file.head["source"]["mode"] != "L":
+    if file.head["source"]["mode"] != "L":
         return drawn
     return np.rint(drawn @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
 
@@ -337,8 +340,7 @@ def restore(data: bytes, request: Request) -> str:
     output, draws = request.needed_output("a lossy file"), request.draws
     file = LossyFile.from_bytes(data, request.max_pixels)
     model = request.models.find(file.model_id)
-    # Of photographs people prefer what z alone tells, unless they ask for draws.
-    mean = draws.mean if draws.mean is not None else not model.config.image_size and draws.samples == 1
+    mean = draws.mean if draws.mean is not None else not model.config.image_size
     drawn = reconstruct(file, model, samples=draws.samples, seed=draws.seed, mean=mean, progress=request.progress)
     if is_array(output):
         array: NDArray[np.uint8] = drawn[0] if len(drawn) == 1 else drawn

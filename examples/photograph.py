@@ -1,0 +1,64 @@
+"""A photograph, what z tells of it in a few kilobytes, and WebP and AVIF of the same size.
+
+python examples/photograph.py PHOTO.png -o figure.png [--bytes N] [--model NAME]
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from common import arguments
+from matplotlib import pyplot
+from numpy.typing import NDArray
+from PIL import Image
+
+from vlae_codec import load_model
+from vlae_codec.formats import lossy
+from vlae_codec.registry import LOSSY_MODEL
+
+
+def of_size(image: Image.Image, kind: str, most: int) -> tuple[NDArray[np.uint8], int]:
+    """The best picture of another codec whose file has at most so many bytes, or its smallest; and its bytes."""
+    best = b""
+    for quality in range(0, 60):
+        buffer = io.BytesIO()
+        image.save(buffer, kind, quality=quality, **({"method": 6} if kind == "WEBP" else {"speed": 2}))
+        if best and len(buffer.getvalue()) > most:
+            break
+        best = buffer.getvalue()
+    with Image.open(io.BytesIO(best)) as decoded:
+        return np.asarray(decoded.convert("RGB")), len(best)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw the figure."""
+    parser = arguments(__doc__, output=True)
+    parser.add_argument("photo", type=Path, metavar="PHOTO")
+    parser.add_argument("-m", "--model", default=LOSSY_MODEL, help="name or path of a model whose z tells something")
+    parser.add_argument("--bytes", type=int, default=4000, help="of each file (default: 4000)")
+    options = parser.parse_args(argv)
+    with Image.open(options.photo) as opened:
+        image = opened.convert("RGB")
+    model = load_model(options.model)
+    file = lossy.encode_photograph(image, model, "", most_bytes=options.bytes)
+    size = len(file.to_bytes())
+    shown = [
+        ("original", np.asarray(image)),
+        (f"z alone: {size:,} bytes", lossy.reconstruct(file, model, mean=True)[0, 0]),
+    ]
+    for kind in ("WEBP", "AVIF"):
+        pixels, length = of_size(image, kind, size)
+        shown.append((f"{'WebP' if kind == 'WEBP' else kind}: {length:,} bytes", pixels))
+    figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.6), dpi=200, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, pixels) in zip(axes.flat, shown, strict=False):
+        axis.imshow(pixels, interpolation="lanczos")
+        axis.set_title(title, fontsize=8)
+    figure.savefig(options.output)
+
+
+if __name__ == "__main__":
+    main()
