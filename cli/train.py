@@ -46,6 +46,7 @@ SCHEDULE = (
 @click.option("--word-dropout", type=float, help="Share of pixels kept from the window; binary images only.")
 @click.option("--freeze-decoder", is_flag=True, help="Train only what belongs to z; needs --start.")
 @click.option("--z-alone", is_flag=True, help="Train what lies between photographs and z, without the decoder.")
+@click.option("--freeze-z", is_flag=True, help="Train only the decoder and what it sees of z; photographs.")
 @click.option("--rate", type=float, help="Learning rate of Adam.")
 @click.option("--matrix-rate", type=float, help="Learning rate of Muon.")
 @click.option("--seed", type=int, help="Seed of weights, order of the data and noise.")
@@ -62,6 +63,7 @@ def train(
     pointwise: bool,
     freeze_decoder: bool,
     z_alone: bool,
+    freeze_z: bool,
     bf16: bool | None,
     device: str,
     threads: int | None,
@@ -94,6 +96,8 @@ def train(
         return
     if not sources or output is None:
         raise click.UsageError("name the data with --data and a folder for the checkpoint with --output")
+    if z_alone and (freeze_z or freeze_decoder):
+        raise click.UsageError("--z-alone leaves out the decoder: there is nothing to freeze")
     if freeze_decoder and start is None:
         raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name it with --start")
     if threads:
@@ -121,8 +125,8 @@ def train(
         schedule = dataclasses.replace(schedule, bfloat16=bf16)
     if freeze_decoder:
         schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
-    if z_alone:
-        schedule = dataclasses.replace(schedule, z_alone=True)
+    if z_alone or freeze_z:
+        schedule = dataclasses.replace(schedule, z_alone=z_alone, freeze_z=freeze_z)
     trainer = Trainer(config, schedule, output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
 

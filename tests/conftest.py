@@ -62,7 +62,8 @@ def _golden_models_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def model_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """RGB and grey images are coded by the model, though a tiny one is worse than WebP."""
-    monkeypatch.setattr(api, "_fallback_may_win", lambda image, size: False)
+    monkeypatch.setattr(api, "_fallback_may_win", lambda look, size: False)
+    monkeypatch.setattr(api, "_model_may_win", lambda look: True)
 
 
 def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -32,6 +32,8 @@ from .binary import binary_batches, load_binary
 from .data import Batch, crop_loader, load_pictures
 from .muon import Muon
 
+#: What of the synthesis of photographs is made for the local decoder alone.
+FOR_DECODER = ("weights.5", "biases.5", "weights.6", "biases.6")
 #: Factor of the learning rates for the parts of z: in a model of whole images, and of photographs.
 Z_RATE, PHOTO_Z_RATE = 0.25, 0.35
 
@@ -48,7 +50,7 @@ class Schedule:
     of z. ``z_dropout`` is the share of crops that are coded without z, so that the decoder also serves rows and
     pictures that have none. ``distortion`` is what a unit of mean squared error of the reconstruction from z costs, in
     bits per pixel. With ``z_alone`` that and the KL are the whole objective, and the decoder, which takes most of the
-    time, is left as it is.
+    time, is left as it is. ``freeze_z`` trains only the decoder and what it sees of the synthesis.
     """
 
     steps: int = 20000
@@ -70,6 +72,7 @@ class Schedule:
     word_dropout: float = 0.0
     distortion: float = 0.0
     z_alone: bool = False
+    freeze_z: bool = False
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("warmup", "decay", "seed", "z_from", "kl_warmup"), (0, 1 << 40))
@@ -160,6 +163,8 @@ def optimizers(model: VLAE, schedule: Schedule) -> list[torch.optim.Optimizer]:
     for name, parameter in model.named_parameters():
         part, _, rest = name.partition(".")
         if (schedule.freeze_decoder or schedule.z_alone) and part == "decoder":
+            continue
+        if schedule.freeze_z and part != "decoder" and not (part == "features" and rest in FOR_DECODER):
             continue
         factor = 1.0 if part == "decoder" else Z_RATE if model.config.image_size else PHOTO_Z_RATE
         # A depthwise layer is no matrix: its rows never meet.
@@ -268,7 +273,9 @@ class Trainer:
         self.average = VLAE(config).to(self.device)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizers = optimizers(self.model, schedule)
-        self.model.decoder.requires_grad_(not schedule.freeze_decoder)
+        trained = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
         self.step = 0
         self.seconds = 0.0
         self.weight = 1.0

@@ -19,7 +19,7 @@ import click
 from vlae_codec.cli.bench import run_quietly, test_picture
 
 from vlae_codec import load_model
-from vlae_codec.coding.photo import Alphabet
+from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.registry import DEFAULT_MODEL
 from vlae_codec.stages import StageKind
 

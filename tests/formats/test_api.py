@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from conftest import KINDS, picture, vlae_file
+from conftest import EXAMPLES, KINDS, picture, vlae_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +14,7 @@ from vlae_codec import Model, UnknownModel, UnsupportedImage, VerificationFailed
 from vlae_codec.formats import single as api
 from vlae_codec.images import fallback
 from vlae_codec.images import io as imaging
+from vlae_codec.images.fallback import is_drawn, look_at, worth_trying
 from vlae_codec.stages import StageKind
 
 MODES = (
@@ -150,6 +151,35 @@ def test_every_error_is_of_one_family() -> None:
         item = getattr(vlae_codec, name)
         if isinstance(item, type) and issubclass(item, Exception):
             assert issubclass(item, VlaeError)
+
+
+def drawn(height: int = 220, width: int = 300) -> np.ndarray:
+    """Lines and boxes on white, larger than the pictures of which everything is tried."""
+    rng = np.random.default_rng(0)
+    page = np.full((height, width, 3), 255, np.uint8)
+    for y, x, *colour in rng.integers(0, 200, (30, 5)):
+        page[y : y + 9, x : x + 40] = colour
+    return page
+
+
+def test_no_network_runs_for_a_drawing(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "_vlae", lambda *arguments: pytest.fail("the network ran"))
+    data = vlae_codec.compress(drawn(), tiny_model)
+    assert vlae_codec.info(data)["mode"] == "fallback"
+    assert np.array_equal(np.asarray(vlae_codec.decompress(data)), drawn())
+
+
+def test_a_photograph_needs_no_slow_fallback() -> None:
+    with Image.open(EXAMPLES / "lake.png") as image:
+        look = look_at(np.asarray(image.convert("RGB"))[:300, :400])
+    assert not is_drawn(look)
+    # The model's file is smaller than the quick WebP by a tenth and more, and a slow one gains less.
+    assert not worth_trying(look, int(look.size / 1.1))
+    assert worth_trying(look, int(look.size))
+    page = look_at(drawn())
+    assert is_drawn(page)
+    assert worth_trying(page, int(page.size / 1.1))
+    assert page.repeated > 0.85 > look.repeated
 
 
 @pytest.mark.parametrize("verify", [True, False])

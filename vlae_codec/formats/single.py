@@ -11,7 +11,15 @@ from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from vlae_codec.images import io as imaging
 from vlae_codec.images import rasters
-from vlae_codec.images.fallback import quick_size, read_fallback, smallest_fallback
+from vlae_codec.images.fallback import (
+    Look,
+    is_drawn,
+    jxl_worth_trying,
+    look_at,
+    read_fallback,
+    smallest_fallback,
+    worth_trying,
+)
 from vlae_codec.images.metadata import metadata_of, restore_metadata
 from vlae_codec.images.pixels import digest_of, from_planes, pixel_digest, to_planes, values_of
 from vlae_codec.images.rasters import Form
@@ -21,9 +29,6 @@ from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
 from . import header as container
 from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, SourceFile
 
-#: A quick WebP below this share of the VLAE's size makes the slow fallbacks worth trying. On photographs the best WebP
-#: was 0.5 to 12 % smaller than the quick one, and took over a hundred times as long.
-FALLBACK_SHARE = 1.2
 #: Subpixels below which every way of coding z is tried, and every fallback, and the smallest kept.
 SMALL = 3 * 192 * 192
 #: About the share of the time that the VLAE takes of its own and of verification, that fallbacks take of theirs and of
@@ -112,21 +117,24 @@ def _compress(
         digest = source[1] if source else digest_of(subject)
         header = Header(Mode.FALLBACK, width, height, digest, metadata, recipe, pillow_mode=subject.mode)
     else:
-        model = model or load_model()
+        look = look_at(subject)
         planes, kind = to_planes(subject)
         digest = source[1] if source else pixel_digest(kind.image_mode, (width, height), [subject.data.cast("B")])
         header = Header(Mode.VLAE, width, height, digest, metadata, recipe, pillow_mode=kind.image_mode)
-        header.alpha = _encode_alpha(subject, quick) if kind.has_alpha else b""
-        data = _vlae(planes, kind, header, model, passes.take(VLAE_SHARE if verify else 1 - REST))
-        # What takes next to no bits is left to the fallbacks, which take next to no time.
-        data = data if header.is_bounded((header.costs[0] - header.costs[1] + header.costs[2]) // 8) else b""
+        if quick or _model_may_win(look):
+            model = model or load_model()
+            header.alpha = _encode_alpha(subject, quick) if kind.has_alpha else b""
+            data = _vlae(planes, kind, header, model, passes.take(VLAE_SHARE if verify else 1 - REST))
+            # What takes next to no bits is left to the fallbacks, which take next to no time.
+            data = data if header.is_bounded((header.costs[0] - header.costs[1] + header.costs[2]) // 8) else b""
         del planes
-    if isinstance(subject, Image.Image) or not data or (not quick and _fallback_may_win(subject, len(data))):
+    webp = isinstance(subject, Image.Image) or not data or look.subpixels <= SMALL or worth_trying(look, len(data))
+    if isinstance(subject, Image.Image) or not data or (not quick and _fallback_may_win(look, len(data))):
         image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
         del subject
         header.mode = Mode.FALLBACK
         share = FALLBACKS_SHARE if data and verify else 1 - REST
-        header.fallback_kind, payload = smallest_fallback(image, passes.take(share), quick)
+        header.fallback_kind, payload = smallest_fallback(image, passes.take(share), quick, webp)
         other = container.write(header, payload)
         if not data or len(other) < len(data):
             data = other
@@ -314,8 +322,12 @@ def encode_as(
     return container.write(header, message.flatten().astype("<u4").tobytes())
 
 
-def _fallback_may_win(values: np.ndarray, size: int) -> bool:
-    return values.shape[0] * values.shape[1] * 3 <= SMALL or quick_size(values) < FALLBACK_SHARE * size
+def _model_may_win(look: Look) -> bool:
+    return look.subpixels <= SMALL or not is_drawn(look)
+
+
+def _fallback_may_win(look: Look, size: int) -> bool:
+    return look.subpixels <= SMALL or worth_trying(look, size) or jxl_worth_trying(look, size)
 
 
 def _encode_alpha(values: np.ndarray, quick: bool = False) -> bytes:
