@@ -147,8 +147,11 @@ def test_lossy_photograph(tmp_path: Path) -> None:
     Image.fromarray(picture("smooth", 40, 50)).save(tmp_path / "in.png")
     model = GOLDEN / "tiny.safetensors"
     run("lossy", tmp_path / "in.png", "-o", tmp_path / "z.vlae", "-m", model)
-    run("decompress", tmp_path / "z.vlae", "-o", tmp_path / "a.png", "-m", model)
-    run("decompress", tmp_path / "z.vlae", "-o", tmp_path / "b.png", "-m", model, "--seed", 1)
+    run("decompress", tmp_path / "z.vlae", "-o", tmp_path / "y.png", "-m", model, "--seed", 1)
+    run("decompress", tmp_path / "z.vlae", "-o", tmp_path / "y.png", "-m", model, "--seed", 2, "-f")
+    for name, seed in (("a", 0), ("b", 1)):
+        drawn = ("-o", tmp_path / f"{name}.png", "--mode", "sample", "--seed", seed)
+        run("decompress", tmp_path / "z.vlae", *drawn, "-m", model)
     with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "b.png") as b:
         assert a.size == b.size == (50, 40)
         assert a.tobytes() != b.tobytes()

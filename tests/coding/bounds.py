@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from conftest import binary_images, picture, vlae_file  # noqa: E402
 
 from vlae_codec import Archive, archive_array, decompress, load_model  # noqa: E402
 from vlae_codec.images import rasters  # noqa: E402
+from vlae_codec.images.rasters.deflate import deflate  # noqa: E402
+from vlae_codec.images.rasters.png import Parameters  # noqa: E402
 from vlae_codec.stages import StageKind  # noqa: E402
 
 
@@ -42,6 +45,10 @@ def main() -> None:
         found = rasters.find(buffer.getvalue())
         assert found is not None
         rasters.rebuild(found.form, found.recipe, found.values, found.digest)
+    data = picture("smooth", 12, 19).tobytes() + bytes(400)
+    for level, strategy in ((1, 0), (6, 1), (9, 0), (6, 2), (6, 3), (6, 4)):
+        made = deflate(data, Parameters(level, strategy, 1, 9))
+        assert zlib.decompress(made, -15) == data
 
 
 if __name__ == "__main__":

@@ -145,6 +145,19 @@ def zlib_png(values: np.ndarray, level: int, strategy: int, memory: int, window:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(parts) + chunk(b"IEND", b"")
 
 
+def deflated_elsewhere(values: np.ndarray) -> bytes:
+    """A PNG file whose stream no parameters of zlib make: it ends in an empty block."""
+    source = zlib_png(values, 6, 0, 8, 15, 1 << 20, 5)
+    at = source.index(b"IDAT")
+    length = int.from_bytes(source[at - 4 : at], "big")
+    lines = zlib.decompress(source[at + 4 : at + 4 + length])
+    deflater = zlib.compressobj(6)
+    body = deflater.compress(lines[:50]) + deflater.flush(zlib.Z_SYNC_FLUSH) + deflater.compress(lines[50:])
+    body += deflater.flush()
+    whole = source[: at - 4] + len(body).to_bytes(4, "big") + b"IDAT" + body
+    return whole + zlib.crc32(b"IDAT" + body).to_bytes(4, "big") + source[at + 8 + length :]
+
+
 def pngs() -> dict[str, tuple[Make, bool]]:
     found: dict[str, tuple[Make, bool]] = {}
 

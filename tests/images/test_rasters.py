@@ -11,7 +11,8 @@ import numpy as np
 import png as pypng
 import pytest
 import tifffile
-from corpus import CORPUS, grey, tiff, with_chunks, zlib_png
+from conftest import GOLDEN
+from corpus import CORPUS, deflated_elsewhere, grey, tiff, with_chunks, zlib_png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,19 +74,6 @@ def test_what_a_reader_sees_of_a_file_that_comes_back(tiny_model: Model) -> None
         assert tags[0] == tags[1]
 
 
-def deflated_elsewhere(values: np.ndarray) -> bytes:
-    """A PNG file whose stream no parameters of zlib make: it ends in an empty block."""
-    source = zlib_png(values, 6, 0, 8, 15, 1 << 20, 5)
-    at = source.index(b"IDAT")
-    length = int.from_bytes(source[at - 4 : at], "big")
-    lines = zlib.decompress(source[at + 4 : at + 4 + length])
-    deflater = zlib.compressobj(6)
-    body = deflater.compress(lines[:50]) + deflater.flush(zlib.Z_SYNC_FLUSH) + deflater.compress(lines[50:])
-    body += deflater.flush()
-    whole = source[: at - 4] + len(body).to_bytes(4, "big") + b"IDAT" + body
-    return whole + zlib.crc32(b"IDAT" + body).to_bytes(4, "big") + source[at + 8 + length :]
-
-
 CHUNKS = st.lists(st.tuples(st.sampled_from([b"prVt", b"tEXt", b"abCd", b"zTXt"]), st.binary(max_size=40)), max_size=4)
 
 
@@ -111,6 +99,28 @@ def test_any_chunks_and_any_trailer_of_a_png(before, after, more, channels, else
     assert (one.before, one.after) == (two.before, two.after)
     assert np.array_equal(one.samples, two.samples)
     assert np.array_equal(two.samples[..., 0].reshape(values.shape), values)
+
+
+GOLDEN_SOURCES = sorted(path.stem for path in (GOLDEN / "sources").glob("*.vlae"))
+
+
+@pytest.mark.parametrize("name", GOLDEN_SOURCES)
+def test_golden_files_are_made_again_for_ever(name: str) -> None:
+    source, packed = (GOLDEN / "sources" / name).read_bytes(), (GOLDEN / "sources" / f"{name}.vlae").read_bytes()
+    got_name, got = api.restore_file(packed)
+    assert got_name == name
+    if api.info(packed)["restores"] == "bit for bit":
+        assert got == source
+    else:
+        assert png.read(got).before == png.read(source).before
+        assert np.array_equal(imagecodecs.png_decode(got), imagecodecs.png_decode(source))
+
+
+def test_every_form_has_a_golden_file() -> None:
+    files = [(GOLDEN / "sources" / f"{name}.vlae").read_bytes() for name in GOLDEN_SOURCES]
+    assert {data[9] for data in files} >= {16, 17, 20}
+    forms = {container.read(data)[0].source.form for data in files if data[9] < 20}
+    assert forms == set(Form)
 
 
 def test_only_the_very_bytes_when_asked_for(tiny_model: Model) -> None:
