@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     for kind in ("WEBP", "AVIF"):
         pixels, length = of_size(image, kind, size)
         shown.append((f"{'WebP' if kind == 'WEBP' else kind}: {length:,} bytes", pixels))
-    figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.6), dpi=200, layout="constrained")
+    figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.6), dpi=110, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, pixels) in zip(axes.flat, shown, strict=False):
