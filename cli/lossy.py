@@ -37,9 +37,9 @@ def lossy(
 ) -> None:
     """Keep only the global structure of images: z, some bits for each image.
 
-    `decompress` shows what z tells of a photograph, or draws binary images anew: the pixels differ from the original's. SOURCES are as for `compress`:
-    a photograph (a .vlae file of one will do), or binary images with
-    a model for them.
+    `decompress` shows what z tells of a photograph, or draws binary images anew: the pixels differ from the
+    original's. SOURCES are as for `compress`: a photograph (a .vlae file of one will do), or binary images with a
+    model for them.
 
     \b
     Examples:
