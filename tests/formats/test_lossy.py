@@ -112,8 +112,9 @@ def test_quality_and_bytes_choose_the_size(tiny_model: Model) -> None:
     assert sizes == sorted(sizes)
     assert sizes[-1] > sizes[0]
     most = (sizes[0] + sizes[-1]) // 2
-    found = len(lossy.encode_photograph(image, tiny_model, "", most_bytes=most).to_bytes())
-    assert sizes[0] <= found <= most
+    found = lossy.encode_photograph(image, tiny_model, "", most_bytes=most).to_bytes()
+    assert sizes[0] <= len(found) <= most
+    assert lossy.LossyFile.from_bytes(found).head["names"] == []
     with pytest.raises(UnsupportedImage, match="smallest lossy code"):
         lossy.encode_photograph(image, tiny_model, "", most_bytes=50)
 

@@ -176,7 +176,7 @@ def encode_photograph(
     image : Image
     model : Model
     name : str
-        The file's name, to be kept in the file.
+        The file's name, to be kept in the file; may be empty.
     quality : int
         1 to 100: how fine the lattice of z is.
     most_bytes : int, optional
@@ -193,7 +193,12 @@ def encode_photograph(
 
     if image.mode not in ("RGB", "L"):
         raise UnsupportedImage(f"an image of mode {image.mode} has no lossy code, expected RGB or L")
-    head = {"source": Source(mode=image.mode).to_json(), "names": [name], "size": list(image.size), "count": 1}
+    head = {
+        "source": Source(mode=image.mode).to_json(),
+        "names": [name] if name else [],
+        "size": list(image.size),
+        "count": 1,
+    }
     coder = model.photographs
     if not coder.config.z_channels:
         raise UnknownModel(f"model {model.name} has no z, so it has no lossy code")
