@@ -49,6 +49,8 @@ from vlae_codec.images import fallback  # noqa: E402
 from vlae_codec.images import io as imaging  # noqa: E402
 from vlae_codec.images.metadata import metadata_of  # noqa: E402
 from vlae_codec.images.pixels import to_planes  # noqa: E402
+from vlae_codec.images.rasters import deflate  # noqa: E402
+from vlae_codec.images.rasters.png import Parameters  # noqa: E402
 from vlae_codec.images.sets import Source  # noqa: E402
 from vlae_codec.stages import StageKind  # noqa: E402
 
@@ -91,6 +93,8 @@ class Subject:
 def subjects() -> list[Subject]:
     """The golden files of the tiny models, and files of the forms that are not among those."""
     os.environ["VLAE_CODEC_MODELS"] = str(GOLDEN)
+    # Compiling it takes longer than a mutant may.
+    deflate.deflate(b"", Parameters(6, 0, 8, 15))
     found = []
     for path in sorted(GOLDEN.glob("*.vlae")):
         # Those of the large model, and archives of 300 images, take too long; `made` has smaller ones.
