@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -22,6 +23,10 @@ from vlae_codec.stages import StageKind
 # Compiling a kernel takes seconds the first time that it is called; that says nothing about the test.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
+
+# A run in the background begins with Ctrl-C ignored, and so would the commands that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"

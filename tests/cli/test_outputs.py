@@ -101,7 +101,7 @@ def test_permissions_and_times_are_kept(folder: Path) -> None:
 
 
 def test_standard_input_is_explained_and_checked(folder: Path) -> None:
-    call("compress", "a.png", "-o", "a.vlae", "-m", TINY)
+    call("compress", "a.png", "-o", "a.vlae", "-m", TINY, "--pixels")
     data = Path("a.vlae").read_bytes()
     assert "30 x 20" in call("info", "-", given=data).output
     result = call("verify", "-", given=data)
