@@ -22,6 +22,11 @@ from .options import display
 from .train import train
 from .verify import verify
 
+# Compiled loops are kept with the user's other caches: beside the installed modules they would outlive them, and what
+# is left there then hides an installation from its sources.
+_CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(_CACHE, "vlae-codec", __version__))
+
 #: What libraries in other languages say, in a RuntimeError, where Python would raise a MemoryError.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
