@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from common import arguments
+from common import arguments, run
 from matplotlib import pyplot
 from numpy.typing import NDArray
 from PIL import Image
@@ -32,13 +32,13 @@ def of_size(image: Image.Image, kind: str, most: int) -> tuple[NDArray[np.uint8]
         return np.asarray(decoded.convert("RGB")), len(best)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main() -> None:
     """Draw the figure."""
     parser = arguments(__doc__, output=True)
     parser.add_argument("photo", type=Path, metavar="PHOTO")
     parser.add_argument("-m", "--model", default=LOSSY_MODEL, help="name or path of a model whose z tells something")
     parser.add_argument("--bytes", type=int, default=4000, help="of each file (default: 4000)")
-    options = parser.parse_args(argv)
+    options = parser.parse_args()
     with Image.open(options.photo) as opened:
         image = opened.convert("RGB")
     model = load_model(options.model)
@@ -61,4 +61,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

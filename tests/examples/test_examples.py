@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, binary_images
+from conftest import EXAMPLES, GOLDEN, binary_images
 from PIL import Image
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.training.export import measure_binary_ranges, to_integers
@@ -25,6 +25,7 @@ pytest.importorskip("sklearn", reason="the examples need the extra 'examples'")
 import common
 import latent_accuracy
 import latent_map
+import photograph
 import recognised
 import reconstructions
 import samples
@@ -268,3 +269,19 @@ def test_the_table_of_fidelities(
         expected = {"z": file.bits / 100, "kl": file.kl / 100, "file": 8 * len(file.to_bytes()) / 100}
         assert row["bits"] == pytest.approx(expected)
         assert 0.0 <= row["recognised"] <= 1.0
+
+
+def test_a_photograph_beside_other_codecs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with Image.open(EXAMPLES / "lake.png") as image:
+        part = image.crop((200, 150, 296, 246))
+    part.save(tmp_path / "part.png")
+    pixels, size = photograph.of_size(part, "WEBP", 900)
+    assert pixels.shape == (96, 96, 3)
+    assert 0 < size <= 900
+    assert np.abs(pixels.astype(int) - np.asarray(part)).mean() < 30
+    figure = tmp_path / "figure.png"
+    script(
+        monkeypatch, photograph, tmp_path / "part.png", "-o", figure, "--bytes", 600, "-m", GOLDEN / "tiny.safetensors"
+    )
+    with Image.open(figure) as drawn:
+        assert len(np.unique(np.asarray(drawn.convert("L")))) > 100
