@@ -46,6 +46,7 @@ SCHEDULE = (
 @click.option("--word-dropout", type=float, help="Share of pixels kept from the window; binary images only.")
 @click.option("--freeze-decoder", is_flag=True, help="Train only what belongs to z; needs --start.")
 @click.option("--z-alone", is_flag=True, help="Train what lies between photographs and z, without the decoder.")
+@click.option("--rounded", is_flag=True, help="With --z-alone: train z for lossy codes, not for bits-back.")
 @click.option("--freeze-z", is_flag=True, help="Train only the decoder and what it sees of z; photographs.")
 @click.option("--rate", type=float, help="Learning rate of Adam.")
 @click.option("--matrix-rate", type=float, help="Learning rate of Muon.")
@@ -63,6 +64,7 @@ def train(
     pointwise: bool,
     freeze_decoder: bool,
     z_alone: bool,
+    rounded: bool,
     freeze_z: bool,
     bf16: bool | None,
     device: str,
@@ -98,6 +100,8 @@ def train(
         raise click.UsageError("name the data with --data and a folder for the checkpoint with --output")
     if z_alone and (freeze_z or freeze_decoder):
         raise click.UsageError("--z-alone leaves out the decoder: there is nothing to freeze")
+    if rounded and not z_alone:
+        raise click.UsageError("--rounded is for training z alone: give --z-alone too")
     if freeze_decoder and start is None:
         raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name it with --start")
     if threads:
@@ -126,7 +130,7 @@ def train(
     if freeze_decoder:
         schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
     if z_alone or freeze_z:
-        schedule = dataclasses.replace(schedule, z_alone=z_alone, freeze_z=freeze_z)
+        schedule = dataclasses.replace(schedule, z_alone=z_alone, freeze_z=freeze_z, rounded=rounded)
     trainer = Trainer(config, schedule, output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
 
