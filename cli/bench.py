@@ -67,12 +67,12 @@ def test_picture(path: str | None, megapixels: float) -> np.ndarray:
 def run(coder: PhotoCoder, picture: np.ndarray, rounds: int) -> None:
     """Print the figures of one picture, the median of some rounds."""
     alphabet = Alphabet.of(picture, 3)
-    way = StageKind.BITS_BACK if coder.config.z_channels else StageKind.WITHOUT_Z
+    kind = StageKind.BITS_BACK if coder.config.z_channels else StageKind.WITHOUT_Z
     pixels = picture.shape[0] * picture.shape[1]
     encodes, decodes = [], []
     for _ in range(rounds):
         begun = time.perf_counter()
-        message, stages, spent = coder.encode(picture, alphabet, way)
+        message, stages, spent = coder.encode(picture, alphabet, kind)
         encodes.append((time.perf_counter() - begun, spent.seconds))
         begun = time.perf_counter()
         again, spent = coder.decode(message, picture.shape[:2], alphabet, stages)
@@ -120,9 +120,9 @@ def main(image: str | None, megapixels: float, rounds: int, threads: int | None,
 def run_quietly(coder: PhotoCoder, picture: np.ndarray) -> None:
     """Once through, so that compilation is not measured."""
     alphabet = Alphabet.of(picture, 3)
-    for way in (StageKind.WITHOUT_Z, StageKind.BITS_BACK):
-        if way is StageKind.WITHOUT_Z or coder.config.z_channels:
-            message, stages, _ = coder.encode(picture, alphabet, way)
+    for kind in (StageKind.WITHOUT_Z, StageKind.BITS_BACK):
+        if kind is StageKind.WITHOUT_Z or coder.config.z_channels:
+            message, stages, _ = coder.encode(picture, alphabet, kind)
             coder.decode(message, picture.shape[:2], alphabet, stages)
 
 

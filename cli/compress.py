@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .folders import Batch, folder_options, is_folder, run_folder, say
+from .folders import ManyFiles, folder_options, is_folder, run_folder, say
 from .options import (
     attributes_option,
     coding_options,
@@ -52,7 +52,7 @@ def compress(
     embed_model: bool,
     key: str,
     attributes: bool,
-    batch: Batch,
+    many_files: ManyFiles,
     max_pixels: int,
     model_name: str | None,
     device: str,
@@ -101,12 +101,12 @@ def compress(
             model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels, exact, attributes, quick
         )
         given = [Path(source) for source in sources]
-        tasks = folders.plan_compress(given, batch.recursive)
-        others = files.passed_over(given, image_suffixes(), batch.recursive)
-        run_folder("compress", tasks, output, coding, batch, force, quiet, others)
+        tasks = folders.plan_compress(given, many_files.recursive)
+        others = files.passed_over(given, image_suffixes(), many_files.recursive)
+        run_folder("compress", tasks, output, coding, many_files, force, quiet, others)
         return
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
-    batch.refuse(many=not single)
+    many_files.refuse(many=not single)
     files.check_other(output, sources)
     files.check_writable(output, force)
     use_threads(threads)
@@ -159,7 +159,7 @@ def compress(
         with progress_bar(quiet, "compress") as update:
             data = archive.archive_files(
                 paths, model, progress=update, max_pixels=max_pixels, exact=exact, quick=quick, attributes=attributes,
-                failed=fail if batch.keep_going else None, **options,
+                failed=fail if many_files.keep_going else None, **options,
             )  # fmt: skip
         count = len(paths) - len(broken)
     files.write_bytes(output, data, force)

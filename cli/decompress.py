@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .folders import Batch, folder_options, is_folder, run_folder
+from .folders import ManyFiles, folder_options, is_folder, run_folder
 from .options import (
     attributes_option,
     coding_options,
@@ -45,7 +45,7 @@ def decompress(
     samples: int,
     seed: int,
     attributes: bool,
-    batch: Batch,
+    many_files: ManyFiles,
     max_pixels: int,
     model_name: str | None,
     device: str,
@@ -89,11 +89,11 @@ def decompress(
             raise click.UsageError("--select is for a single archive")
         coding = folders.Coding(model_name, device, threads, max_pixels=max_pixels, attributes=attributes)
         paths = [Path(source) for source in sources]
-        tasks = folders.plan_decompress(paths, batch.recursive)
-        others = files.passed_over(paths, {folders.SUFFIX}, batch.recursive)
-        run_folder("decompress", tasks, output, coding, batch, force, quiet, others)
+        tasks = folders.plan_decompress(paths, many_files.recursive)
+        others = files.passed_over(paths, {folders.SUFFIX}, many_files.recursive)
+        run_folder("decompress", tasks, output, coding, many_files, force, quiet, others)
         return
-    batch.refuse()
+    many_files.refuse()
     if not single:
         found = f"{sources[0]} is a folder, its files" if len(sources) == 1 else "several files"
         raise VlaeError(f"{found} need a folder as output: give --output with a / at its end")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ManyFiles:
     """The options of a command on many files."""
 
     recursive: bool
@@ -49,13 +49,13 @@ class Batch:
             raise click.UsageError("--fail-fast is for several sources, and this is one")
 
 
-def batch_options(function: Command) -> Command:
-    """The options of commands that only read; they come as one argument, ``batch``."""
+def reading_options(function: Command) -> Command:
+    """The options of commands that only read; they come as one argument, ``many_files``."""
     return _options(function, [])
 
 
 def folder_options(function: Command) -> Command:
-    """The options of commands that write a folder; they come as one argument, ``batch``."""
+    """The options of commands that write a folder; they come as one argument, ``many_files``."""
     return _options(function, [
         click.option("--keep-going/--fail-fast", default=True, show_default=True,
                      help="Folders and archives: go on after a file that fails, or stop."),
@@ -69,7 +69,7 @@ def _options(function: Command, more: list[Callable]) -> Command:
         *args: Any, recursive: bool, jobs: int | None, as_json: bool, keep_going: bool = True,
         skip_existing: bool = False, **rest: Any,
     ) -> Any:  # fmt: skip
-        return function(*args, batch=Batch(recursive, jobs, as_json, keep_going, skip_existing), **rest)
+        return function(*args, many_files=ManyFiles(recursive, jobs, as_json, keep_going, skip_existing), **rest)
 
     decorators = [
         click.option("-r", "--recursive", is_flag=True, help="Folders: visit sub-folders."),
@@ -114,7 +114,14 @@ def say(text: str, err: bool = True) -> None:
 
 
 def run_folder(
-    what: str, tasks: Sequence[Task], output: str, coding: Coding, batch: Batch, force: bool, quiet: bool, others: int
+    what: str,
+    tasks: Sequence[Task],
+    output: str,
+    coding: Coding,
+    many_files: ManyFiles,
+    force: bool,
+    quiet: bool,
+    others: int,
 ) -> None:
     """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed.
 
@@ -127,14 +134,19 @@ def run_folder(
 
     if any(str(task.source) == files.STANDARD for task in tasks):
         raise VlaeError("standard input has no name that its output could have in a folder; name an output file")
-    if force and batch.skip_existing:
+    if force and many_files.skip_existing:
         raise click.UsageError("--force replaces outputs that exist, --skip-existing keeps them: give one of them")
     coding.models.load()  # What is wrong with the model is said once, not of every file.
-    jobs, threads = batch.workers(len(tasks), coding.threads)
+    jobs, threads = many_files.workers(len(tasks), coding.threads)
     run = folders.compress if what == "compress" else folders.decompress
     done: list[Outcome] = []
     outcomes = run(
-        tasks, Path(output), replace(coding, threads=threads), jobs=jobs, force=force, skip_existing=batch.skip_existing
+        tasks,
+        Path(output),
+        replace(coding, threads=threads),
+        jobs=jobs,
+        force=force,
+        skip_existing=many_files.skip_existing,
     )
     with files_bar(quiet, what, len(tasks)) as update, closing(outcomes):
         for outcome in outcomes:
@@ -142,7 +154,7 @@ def run_folder(
             update(1)
             if outcome.error is not None:
                 say(f"{outcome.source}: {outcome.error}")
-                if not batch.keep_going:
+                if not many_files.keep_going:
                     break
     order = {str(task.source): number for number, task in enumerate(tasks)}
     done.sort(key=lambda outcome: order[outcome.source])
@@ -153,7 +165,7 @@ def run_folder(
         say(_table(totals))
         if len(done) < len(tasks):
             say(f"stopped at the first failure, {len(tasks) - len(done)} files not done")
-    if batch.as_json:
+    if many_files.as_json:
         click.echo(json.dumps({"files": [asdict(outcome) for outcome in done], "totals": totals}, indent=2))
     if totals["failed"]:
         click.get_current_context().exit(1)

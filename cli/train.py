@@ -84,7 +84,7 @@ def train(
       vlae-codec train --start photo --data my/camera -o run --steps 1000 --decay 800 --rate 5e-4
     """
     import torch
-    from vlae_codec.models.training.loop import Progress, Trainer
+    from vlae_codec.models.training.loop import Report, Trainer
     from vlae_codec.models.training.presets import PRESETS, preset
     from vlae_codec.models.training.start import to_floats
     from vlae_codec.models.vlae import VLAE
@@ -134,12 +134,12 @@ def train(
     trainer = Trainer(config, schedule, output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
 
-    def report(progress: Progress) -> None:
-        if not quiet and progress.step % 50 == 0:
+    def show(report: Report) -> None:
+        if not quiet and report.step % 50 == 0:
             click.echo(
-                f"step {progress.step}/{schedule.steps}  pixels {progress.pixels:.4f}  KL {progress.kl:.5f} {unit}  "
-                f"error {progress.error:.1f}  {progress.images_per_second:.1f} images/s",
+                f"step {report.step}/{schedule.steps}  pixels {report.pixels:.4f}  KL {report.kl:.5f} {unit}  "
+                f"error {report.error:.1f}  {report.images_per_second:.1f} images/s",
                 err=True,
             )
 
-    trainer.run(list(sources), report, until=until)
+    trainer.run(list(sources), show, until=until)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .folders import Batch, batch_options, files_bar, say
+from .folders import ManyFiles, files_bar, reading_options, say
 from .options import model_options, size_option
 
 
@@ -17,11 +17,11 @@ from .options import model_options, size_option
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--against", type=click.Path(exists=True, path_type=Path), metavar="SOURCE",
               help="Compare with the file that was compressed, or with an archive's folder, bit for bit.")  # fmt: skip
-@batch_options
+@reading_options
 @size_option
 @model_options
 def verify(
-    sources: tuple[Path, ...], against: Path | None, batch: Batch, max_pixels: int, model_name: str | None,
+    sources: tuple[Path, ...], against: Path | None, many_files: ManyFiles, max_pixels: int, model_name: str | None,
     device: str, threads: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Check .vlae files (- for standard input), and those in folders, without writing anything.
@@ -38,12 +38,12 @@ def verify(
     from vlae_codec.folders import Coding, find_packed
     from vlae_codec.folders import verify as run
 
-    paths = [path for _, path in find_packed(sources, batch.recursive)]
+    paths = [path for _, path in find_packed(sources, many_files.recursive)]
     if against and len(paths) > 1:
         raise click.UsageError(f"--against is for one .vlae file, and these are {len(paths)}")
     if Path("-") in paths and len(paths) > 1:
         raise click.UsageError("standard input is checked alone: leave out the other sources")
-    jobs, threads = batch.workers(len(paths), threads)
+    jobs, threads = many_files.workers(len(paths), threads)
     # Worker processes have another standard input.
     jobs = 0 if Path("-") in paths else jobs
     coding = Coding(model_name, device, threads, max_pixels=max_pixels)
@@ -55,9 +55,9 @@ def verify(
             update(1)
             if finding.error is not None:
                 say(f"{finding.source}: {finding.error}")
-            elif not quiet and not batch.as_json:
+            elif not quiet and not many_files.as_json:
                 say(f"{finding.source}: ok ({finding.content})", err=False)
-    if batch.as_json:
+    if many_files.as_json:
         order = {str(path): number for number, path in enumerate(paths)}
         findings.sort(key=lambda finding: order[finding.source])
         counts = {status: sum(f.status == status for f in findings) for status in ("ok", "failed", "unchecked")}

@@ -15,7 +15,7 @@ from vlae_codec.models.exact.integer import IntegerModel
 
 from vlae_codec import Model, load_model
 from vlae_codec.formats import single as api
-from vlae_codec.formats.header import Header, Mode
+from vlae_codec.formats.header import FileKind, Header
 from vlae_codec.formats.single import encode_as
 from vlae_codec.images import pixels
 from vlae_codec.stages import StageKind
@@ -97,11 +97,11 @@ def picture(kind: str, height: int, width: int, seed: int = 0) -> np.ndarray:
     raise ValueError(kind)
 
 
-def vlae_file(image: Image.Image, way: StageKind, model: Model) -> bytes:
-    """A file of mode vlae, even where a fallback would be smaller, with z coded in a given way."""
+def vlae_file(image: Image.Image, kind: StageKind, model: Model) -> bytes:
+    """A file of kind vlae, even where a fallback would be smaller, with stages of a given kind."""
     planes = pixels.to_planes(np.asarray(image))
-    header = Header(Mode.VLAE, *image.size, pixels.digest_of(image))
-    return encode_as(way, *planes, header, model)
+    header = Header(FileKind.VLAE, *image.size, pixels.digest_of(image))
+    return encode_as(kind, *planes, header, model)
 
 
 def binary_images(count: int, size: int, seed: int = 0) -> np.ndarray:

@@ -25,7 +25,7 @@ SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm"}
 
 
 @dataclass
-class Batch:
+class Crops:
     """Crops and the edges of the bins that hold their values.
 
     ``x``: (B, 3, H, W) uint8. ``low``, ``high``: (B, 3, H, W) float32, `BEYOND` at the ends of the values that
@@ -79,7 +79,7 @@ def bin_edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-class CropStream(IterableDataset[Batch]):
+class CropStream(IterableDataset[Crops]):
     """Batches of random crops; batch number i is the same for the same seed, wherever the stream begins."""
 
     def __init__(self, pictures: list[np.ndarray], crop: int, batch: int, seed: int, first: int, last: int) -> None:
@@ -90,11 +90,11 @@ class CropStream(IterableDataset[Batch]):
         self.first = first
         self.last = last
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Crops]:
         for index in range(self.first, self.last):
             rng = np.random.default_rng([self.seed, index])
             crops, lows, highs, channels = zip(*(self._sample(rng) for _ in range(self.batch)), strict=True)
-            yield Batch(
+            yield Crops(
                 torch.from_numpy(np.stack(crops)),
                 torch.from_numpy(np.stack(lows)),
                 torch.from_numpy(np.stack(highs)),
@@ -172,7 +172,7 @@ def luma(crop: np.ndarray) -> np.ndarray:
     return np.rint(crop @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
 
 
-def crop_loader(pictures: list[np.ndarray], crop: int, batch: int, seed: int, first: int, last: int) -> Iterator[Batch]:
+def crop_loader(pictures: list[np.ndarray], crop: int, batch: int, seed: int, first: int, last: int) -> Iterator[Crops]:
     """Batches ``first`` to ``last - 1``, made in a process beside the training."""
     stream = CropStream(pictures, crop, batch, seed, first, last)
     return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=_bear_interrupts))

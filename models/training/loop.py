@@ -29,7 +29,7 @@ from vlae_codec.models.vlae import VLAE, nats_to_bits
 from vlae_codec.errors import UnknownModel, VlaeError
 
 from .binary import binary_batches, load_binary
-from .data import Batch, crop_loader, load_pictures
+from .data import Crops, crop_loader, load_pictures
 from .muon import Muon
 
 #: What of the synthesis of photographs is made for the local decoder alone.
@@ -136,7 +136,7 @@ def subnormals_flushed() -> Iterator[None]:
 
 
 @dataclass
-class Progress:
+class Report:
     """Running means that the loop reports: bits per subpixel of photographs, nats per image of binary sets.
 
     ``error`` is the mean squared error of reconstructions from z, in squared pixel values, 0 for binary sets.
@@ -187,7 +187,7 @@ def optimizers(model: VLAE, schedule: Schedule) -> list[torch.optim.Optimizer]:
 
 
 def loss_of(
-    model: VLAE, batch: Batch, schedule: Schedule, step: int, device: torch.device
+    model: VLAE, batch: Crops, schedule: Schedule, step: int, device: torch.device
 ) -> tuple[Tensor, float, float, float]:
     """The objective in nats per subpixel, -log p(x | z) and KL in bits per subpixel, and `Elbo.error`."""
     x = batch.x.to(device).float()
@@ -354,7 +354,7 @@ class Trainer:
         self.seconds = state["seconds"]
         self.weight = state.get("weight", 1.0)
 
-    def _batches(self, sources: list[Path], last: int) -> Iterator[Batch] | Iterator[Tensor]:
+    def _batches(self, sources: list[Path], last: int) -> Iterator[Crops] | Iterator[Tensor]:
         schedule = self.schedule
         if self.config.image_size:
             images = np.concatenate([load_binary(path, self.config.image_size) for path in sources])
@@ -362,15 +362,15 @@ class Trainer:
         pictures = load_pictures(sources, schedule.crop)
         return crop_loader(pictures, schedule.crop, schedule.batch, schedule.seed, self.step, last)
 
-    def _loss(self, batch: Batch | Tensor) -> tuple[Tensor, float, float, float]:
-        if isinstance(batch, Batch):
+    def _loss(self, batch: Crops | Tensor) -> tuple[Tensor, float, float, float]:
+        if isinstance(batch, Crops):
             return loss_of(self.model, batch, self.schedule, self.step, self.device)
         result = loss_of_images(self.model, batch, self.schedule, self.step, self.device, self.weight)
         self.weight = next_weight(self.weight, result[2], self.schedule, self.config.z_channels)
         return result
 
     def run(
-        self, sources: list[Path], report: Callable[[Progress], None], save_every: int = 500, until: int | None = None
+        self, sources: list[Path], report: Callable[[Report], None], save_every: int = 500, until: int | None = None
     ) -> None:
         """Train to the schedule's end, or to step ``until``, calling ``report`` after every step.
 
@@ -392,14 +392,14 @@ class Trainer:
                 self.seconds = before + time.monotonic() - begun
                 speed = (self.step - first) * schedule.batch / (self.seconds - before)
                 pixels, kl, error = (means / weight_sum).tolist()
-                report(Progress(self.step, pixels, kl, error, speed))
+                report(Report(self.step, pixels, kl, error, speed))
                 stop = interrupted()
                 if self.step % save_every == 0 or self.step == last or stop:
                     self.save()
                 if stop:
                     raise KeyboardInterrupt(f"interrupted; step {self.step} is saved, the same command goes on from it")
 
-    def _train_on(self, batch: Batch | Tensor) -> NDArray[np.float64]:
+    def _train_on(self, batch: Crops | Tensor) -> NDArray[np.float64]:
         """One step of the optimisers and of the average; what `_loss` says of pixels, KL and error."""
         schedule = self.schedule
         # One seed a step, so that a resumed run draws the same noise as one that was never stopped.

@@ -121,7 +121,7 @@ def test_errors_name_the_file(folder: Path) -> None:
         line = fails(command, "a.png", *(["-o", "x.png"] if command == "decompress" else []))
         assert line == "vlae-codec: a.png: a PNG image, not a .vlae file\n"
     line = fails("list", "a.vlae")
-    assert line.startswith("vlae-codec: a.vlae: the file has mode")
+    assert line.startswith("vlae-codec: a.vlae: the file is of kind")
     assert "not an archive's; `info` shows" in line
     Path("notes.txt").write_text("no image")
     assert "notes.txt" in fails("compress", "notes.txt", "-m", TINY)

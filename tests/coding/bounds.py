@@ -33,8 +33,8 @@ def main() -> None:
         pixels = picture(kind, height, width)
         for name in ("tiny", "tiny-pointwise", "tiny-no-z"):
             model = load_model(name, "cpu")
-            for way in StageKind if name != "tiny-no-z" else [StageKind.WITHOUT_Z]:
-                data = vlae_file(Image.fromarray(pixels), way, model)
+            for stage_kind in StageKind if name != "tiny-no-z" else [StageKind.WITHOUT_Z]:
+                data = vlae_file(Image.fromarray(pixels), stage_kind, model)
                 assert np.array_equal(np.asarray(decompress(data, model)), pixels)
     for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
         model, images = load_model(name, "cpu"), binary_images(3, 8)

@@ -12,7 +12,7 @@ from PIL import Image
 import vlae_codec
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion, VlaeError
 from vlae_codec.formats import header as container
-from vlae_codec.formats.header import FallbackKind, Header, Mode, PixelKind
+from vlae_codec.formats.header import FallbackKind, FileKind, Header, PixelKind
 from vlae_codec.stages import Stage, StageKind
 
 
@@ -30,10 +30,13 @@ json_values = st.recursive(
 def headers(draw: st.DrawFn) -> Header:
     width, height = draw(st.integers(1, 5000)), draw(st.integers(1, 50))
     header = Header(
-        draw(st.sampled_from([Mode.VLAE, Mode.FALLBACK])), width, height, draw(st.binary(min_size=8, max_size=8))
+        draw(st.sampled_from([FileKind.VLAE, FileKind.FALLBACK])),
+        width,
+        height,
+        draw(st.binary(min_size=8, max_size=8)),
     )
     header.metadata = draw(st.dictionaries(st.text(max_size=6), json_values, max_size=3))
-    if header.mode is Mode.FALLBACK:
+    if header.file_kind is FileKind.FALLBACK:
         header.fallback_kind = draw(st.sampled_from(FallbackKind))
         header.pillow_mode = draw(st.sampled_from(["1", "RGBA", "I;16B"]))
         return header
@@ -56,10 +59,10 @@ def headers(draw: st.DrawFn) -> Header:
 
 @given(headers(), st.binary(max_size=50))
 def test_what_is_written_is_read(header: Header, payload: bytes) -> None:
-    assume(header.mode is not Mode.VLAE or header.is_bounded(len(payload)))
+    assume(header.file_kind is not FileKind.VLAE or header.is_bounded(len(payload)))
     got, got_payload = container.read(container.write(header, payload))
     assert got_payload == payload
-    if header.mode is Mode.VLAE:
+    if header.file_kind is FileKind.VLAE:
         assert np.array_equal(got.occurring, header.occurring)
     got.occurring = header.occurring
     assert got == header
@@ -132,7 +135,7 @@ def test_other_files_are_told_apart(small_file: bytes) -> None:
 
 
 def test_sizes_are_checked_before_memory_is_taken() -> None:
-    start = container.MAGIC + bytes([container.VERSION, Mode.FALLBACK])
+    start = container.MAGIC + bytes([container.VERSION, FileKind.FALLBACK])
     huge = start + container.write_varint(1 << 20) + container.write_varint(1 << 20) + bytes(8)
     with pytest.raises(UnsupportedImage, match="1048576 x 1048576 pixels, more than 268435456; --max-pixels"):
         container.read(sealed(huge + bytes(20)))
@@ -161,5 +164,8 @@ def test_golden_files_decode_for_ever(path) -> None:
 def test_golden_files_are_made_again_word_for_word(name: str, kind: str) -> None:
     model = vlae_codec.load_model(name, "cpu")
     with Image.open(GOLDEN / f"{kind}.png") as image:
-        for way in StageKind if model.config.z_channels else [StageKind.WITHOUT_Z]:
-            assert vlae_file(image, way, model) == (GOLDEN / f"{name}-{kind}-{way.name.lower()}.vlae").read_bytes()
+        for stage_kind in StageKind if model.config.z_channels else [StageKind.WITHOUT_Z]:
+            assert (
+                vlae_file(image, stage_kind, model)
+                == (GOLDEN / f"{name}-{kind}-{stage_kind.name.lower()}.vlae").read_bytes()
+            )

@@ -158,7 +158,7 @@ def test_alpha_is_coded_beside_the_model(mode: str, tiny_model: Model) -> None:
             assert what["bits"]["alpha"] >= 16
     values = np.asarray(colour)
     planes, kind = to_planes(values)
-    header = container.Header(container.Mode.VLAE, 100, 120, fallback.digest_of(colour))
+    header = container.Header(container.FileKind.VLAE, 100, 120, fallback.digest_of(colour))
     header.alpha = api._encode_alpha(values)
     data = api.encode_as(api.StageKind.WITHOUT_Z, planes, kind, header, tiny_model)
     assert vlae_codec.decompress(data, tiny_model).tobytes() == colour.tobytes()

@@ -22,7 +22,7 @@ from vlae_codec.errors import CorruptFile, UnknownModel, UnsafeModel, Unsupporte
 from vlae_codec.formats import archive, lossy, sections
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
-from vlae_codec.formats.header import FallbackKind, Header, Mode
+from vlae_codec.formats.header import FallbackKind, FileKind, Header
 from vlae_codec.images import sets
 
 #: Of each kind, the files that show most; the script takes all.
@@ -57,12 +57,12 @@ def test_a_damaged_file_gives_its_own_pixels_or_an_error(
 
 def header_length(data: bytes) -> int:
     """Bytes before the payload."""
-    mode = container.mode_of(data)
-    if mode is Mode.LOSSY:
+    kind = container.kind_of(data)
+    if kind is FileKind.LOSSY:
         return len(data) - 4 - 4 * len(lossy.LossyFile.from_bytes(data).words)
-    if mode is Mode.STORED:
+    if kind is FileKind.STORED:
         return len(data) - 4 - min(len(container.read_stored(data)[2]), len(data) // 2)
-    if mode is Mode.ARCHIVE:
+    if kind is FileKind.ARCHIVE:
         return Archive(io.BytesIO(data)).segments[0].offset + 60
     return len(data) - 4 - len(container.read(data)[1])
 
@@ -93,7 +93,7 @@ def test_every_byte_of_every_header(subjects: dict[str, mutate.Subject], name: s
 
 
 def test_an_unknown_mode_of_pillow() -> None:
-    header = Header(Mode.FALLBACK, 3, 3, bytes(8), fallback_kind=FallbackKind.PNG, pillow_mode="RGBQ")
+    header = Header(FileKind.FALLBACK, 3, 3, bytes(8), fallback_kind=FallbackKind.PNG, pillow_mode="RGBQ")
     with pytest.raises(CorruptFile, match="mode 'RGBQ', which Pillow does not know"):
         api.info(container.write(header, b""))
 
@@ -112,7 +112,7 @@ def test_gamma_that_png_cannot_hold(gamma: str) -> None:
 
 
 def test_text_that_is_no_text() -> None:
-    header = Header(Mode.FALLBACK, 1, 1, bytes(8), {"comment": "\ud800"})
+    header = Header(FileKind.FALLBACK, 1, 1, bytes(8), {"comment": "\ud800"})
     with pytest.raises(CorruptFile, match="metadata cannot be read"):
         container.read(container.write(header, b""))
     with pytest.raises(UnsupportedImage, match="no text in UTF-8"):
@@ -227,7 +227,7 @@ def test_a_huge_image_in_a_few_bytes_takes_no_memory(
     from vlae_codec.stages import Stage, StageKind
 
     model = load_model(model_name, "cpu")
-    header = Header(Mode.VLAE, *size, bytes(8), model_id=model.id, occurring=np.ones((3, 256), np.bool_))
+    header = Header(FileKind.VLAE, *size, bytes(8), model_id=model.id, occurring=np.ones((3, 256), np.bool_))
     # Otherwise it is refused at once, see below.
     monkeypatch.setattr(container, "SUBPIXELS", 1 << 40)
     for kind in StageKind if model.config.z_channels else [StageKind.WITHOUT_Z]:
@@ -246,7 +246,7 @@ def test_a_huge_image_in_a_few_bytes_takes_no_time(size: tuple[int, int], values
     occurring = np.zeros((3, 256), np.bool_)
     occurring[:, :values] = True
     stages = [Stage(0, size[1], StageKind.WITHOUT_Z)]
-    header = Header(Mode.VLAE, *size, bytes(8), model_id=tiny_model.id, occurring=occurring, stages=stages)
+    header = Header(FileKind.VLAE, *size, bytes(8), model_id=tiny_model.id, occurring=occurring, stages=stages)
     data = container.write(header, (1 << 63).to_bytes(8, "little"))
     begun = time.process_time()
     if values == 1:

@@ -43,7 +43,7 @@ from vlae_codec.formats import archive as archives  # noqa: E402
 from vlae_codec.formats import header as container  # noqa: E402
 from vlae_codec.formats import lossy  # noqa: E402
 from vlae_codec.formats import single as api  # noqa: E402
-from vlae_codec.formats.header import FallbackKind, Header, Mode, Reason, write_varint  # noqa: E402
+from vlae_codec.formats.header import FallbackKind, FileKind, Header, Reason, write_varint  # noqa: E402
 from vlae_codec.formats.sections import END, END_BYTES, ArchiveWriter, Tag, binary_digest  # noqa: E402
 from vlae_codec.images import fallback  # noqa: E402
 from vlae_codec.images import io as imaging  # noqa: E402
@@ -124,10 +124,10 @@ def made() -> dict[str, bytes]:
         "webp-palette": container.write(*_smallest(palette)),
         "wide": _fallback(Image.new("I;16", (9, 9), 700), FallbackKind.PNG),
     }  # fmt: skip
-    header = Header(Mode.VLAE, *grey.size, fallback.digest_of(grey), metadata_of(grey))
+    header = Header(FileKind.VLAE, *grey.size, fallback.digest_of(grey), metadata_of(grey))
     planes = to_planes(np.asarray(grey))
     files["metadata"] = api.encode_as(StageKind.PLAIN_Z, *planes, header, model)
-    header = Header(Mode.VLAE, *rgba.size, fallback.digest_of(rgba), alpha=api._encode_alpha(np.asarray(rgba)))
+    header = Header(FileKind.VLAE, *rgba.size, fallback.digest_of(rgba), alpha=api._encode_alpha(np.asarray(rgba)))
     files["alpha"] = api.encode_as(StageKind.WITHOUT_Z, *to_planes(np.asarray(rgba)), header, model)
     files["stored"] = container.write_stored(Reason.SMALLEST, "a.png", fallback.saved(grey, "PNG"))
     words = PngInfo()
@@ -141,7 +141,7 @@ def made() -> dict[str, bytes]:
         ("qoi", "QOI", {}),
     ):
         files[name] = api.compress_file(fallback.saved(larger, fmt, **options), f"a.{fmt.lower()}", model)
-        assert container.mode_of(files[name]) is not Mode.STORED
+        assert container.kind_of(files[name]) is not FileKind.STORED
     files["packed"] = container.write_stored(Reason.FORMAT, "a.gif", fallback.saved(larger.quantize(9), "BMP"))
     small = Image.fromarray(picture("smooth", 20, 24))
     files["small"] = vlae_file(small, StageKind.BITS_BACK, model)
@@ -167,7 +167,9 @@ def made() -> dict[str, bytes]:
 
 
 def _fallback(image: Image.Image, kind: FallbackKind) -> bytes:
-    header = Header(Mode.FALLBACK, *image.size, fallback.digest_of(image), fallback_kind=kind, pillow_mode=image.mode)
+    header = Header(
+        FileKind.FALLBACK, *image.size, fallback.digest_of(image), fallback_kind=kind, pillow_mode=image.mode
+    )
     options = {"lossless": True, "exact": True} if kind is FallbackKind.WEBP else {}
     payload = fallback.raw(image) if kind is FallbackKind.DEFLATE else fallback.saved(image, kind.name, **options)
     return container.write(header, payload)
@@ -175,17 +177,19 @@ def _fallback(image: Image.Image, kind: FallbackKind) -> bytes:
 
 def _smallest(image: Image.Image) -> tuple[Header, bytes]:
     kind, payload = fallback.smallest_fallback(image)
-    header = Header(Mode.FALLBACK, *image.size, fallback.digest_of(image), fallback_kind=kind, pillow_mode=image.mode)
+    header = Header(
+        FileKind.FALLBACK, *image.size, fallback.digest_of(image), fallback_kind=kind, pillow_mode=image.mode
+    )
     return header, payload
 
 
 def _subject(name: str, data: bytes) -> Subject:
-    mode = container.mode_of(data)
-    if mode is Mode.ARCHIVE:
+    file_kind = container.kind_of(data)
+    if file_kind is FileKind.ARCHIVE:
         return _archive(name, data)
-    if mode is Mode.LOSSY:
+    if file_kind is FileKind.LOSSY:
         return _lossy(name, data)
-    kind = mode.name.lower()
+    kind = file_kind.name.lower()
     original = api.decompress(data)
     expected = (original.mode, original.size, original.tobytes())
 
@@ -230,13 +234,13 @@ def _archive(name: str, data: bytes) -> Subject:
         if len(archive.names) != len(archive):
             raise WrongResult(f"{len(archive.names)} names of {len(archive)} images")
         # Which of the ways to read it: all of them would take three times as long.
-        way = zlib.crc32(mutant) % 3
-        if way == 0 and array is not None and archive.source.kind == "array":
+        view = zlib.crc32(mutant) % 3
+        if view == 0 and array is not None and archive.source.kind == "array":
             got = archive.array()
             if not repaired and not np.array_equal(got, array):
                 raise WrongResult(f"another array of {got.dtype}, {got.shape}")
             return "same pixels" if np.array_equal(got, array) else "another valid file"
-        if way == 1:
+        if view == 1:
             return "partly restored" if archive.check() or info else "same pixels"
         result = "same pixels"
         for number, segment in enumerate(archive.segments):
@@ -290,8 +294,8 @@ def _model(path: Path) -> Subject:
             again = np.concatenate(list(model.coder.decode(message, batches)))
         else:
             images, alphabet = photograph, Alphabet.of(photograph, 3)
-            way = StageKind.PLAIN_Z if model.coder.config.z_channels else StageKind.WITHOUT_Z
-            message, stages, _ = model.coder.encode(images, alphabet, way)
+            stages_kind = StageKind.PLAIN_Z if model.coder.config.z_channels else StageKind.WITHOUT_Z
+            message, stages, _ = model.coder.encode(images, alphabet, stages_kind)
             again, _ = model.coder.decode(message, images.shape[:2], alphabet, stages)
         if not np.array_equal(again, images):
             raise WrongResult("a model that codes with loss")
@@ -320,7 +324,7 @@ def sections(data: bytes) -> list[tuple[int, bytes]]:
 
 def assemble(parts: list[tuple[int, bytes]], index: bytes) -> bytes:
     """An archive of sections, every checksum right; ``index`` is the body of the index."""
-    out = bytearray(container.MAGIC) + bytes([container.VERSION, Mode.ARCHIVE])
+    out = bytearray(container.MAGIC) + bytes([container.VERSION, FileKind.ARCHIVE])
     for tag, body in parts:
         out += bytes([tag]) + write_varint(len(body)) + zlib.crc32(bytes([tag]) + body).to_bytes(4, "little") + body
     place = len(out).to_bytes(8, "little")

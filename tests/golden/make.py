@@ -94,19 +94,21 @@ def main() -> None:
             continue
         path.write_bytes(to_integers(model, measure_ranges(model, crops)).to_bytes())
         loaded = vlae_codec.load_model(path, "cpu")
-        ways = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]
+        stage_kinds = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]
         for kind in ("smooth", "gaps", "grey"):
             image = Image.fromarray(picture(kind, 83, 50, seed=5))
             image.save(HERE / f"{kind}.png", optimize=True)
-            for way in ways:
-                (HERE / f"{name}-{kind}-{way.name.lower()}.vlae").write_bytes(vlae_file(image, way, loaded))
+            for stage_kind in stage_kinds:
+                (HERE / f"{name}-{kind}-{stage_kind.name.lower()}.vlae").write_bytes(
+                    vlae_file(image, stage_kind, loaded)
+                )
     with Image.open(HERE.parent.parent / "examples" / "lake.png") as image:
         part = image.crop((200, 150, 296, 246))
     part.save(HERE / "lake.png", optimize=True)
     for name in ("photo", "photo-global"):
         loaded = vlae_codec.load_model(name, "cpu")
-        for way in StageKind if loaded.config.z_channels else [StageKind.WITHOUT_Z]:
-            (HERE / f"{name}-lake-{way.name.lower()}.vlae").write_bytes(vlae_file(part, way, loaded))
+        for stage_kind in StageKind if loaded.config.z_channels else [StageKind.WITHOUT_Z]:
+            (HERE / f"{name}-lake-{stage_kind.name.lower()}.vlae").write_bytes(vlae_file(part, stage_kind, loaded))
     flat = Image.fromarray(picture("flat", 83, 50, seed=5)).convert("P")
     flat.save(HERE / "palette.png", optimize=True)
     (HERE / "palette-fallback.vlae").write_bytes(vlae_codec.compress(flat))

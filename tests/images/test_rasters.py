@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from vlae_codec import CorruptFile, Model, UnsupportedImage, VlaeError
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
-from vlae_codec.formats.header import Form, Header, Mode, SourceFile
+from vlae_codec.formats.header import FileKind, Form, Header, SourceFile
 from vlae_codec.images import rasters
 from vlae_codec.images.rasters import png
 from vlae_codec.images.rasters.layout import Block, Layout, from_values, to_values
@@ -241,7 +241,7 @@ def test_pixels_of_any_samples(channels: int, size: int) -> None:
 
 
 def test_a_recipe_does_not_take_more_memory_than_it_has_bytes_for() -> None:
-    header = Header(Mode.FALLBACK, 1, 1, bytes(8), source=SourceFile(Form.PNG, "a.png", bytes(1 << 20)))
+    header = Header(FileKind.FALLBACK, 1, 1, bytes(8), source=SourceFile(Form.PNG, "a.png", bytes(1 << 20)))
     data = bytearray(container.write(header, b""))
     at = data.index(b"a.png") + 5
     # The recipe's length, which three bytes hold, says a gigabyte.

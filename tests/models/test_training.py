@@ -20,7 +20,7 @@ from vlae_codec.models.likelihood import BEYOND, gradient_predictor, log_likelih
 from vlae_codec.models.training.data import CropStream, bin_edges, load_pictures, stretch
 from vlae_codec.models.training.evaluate import folder_elbo, picture_elbo
 from vlae_codec.models.training.export import export_model, load_average, without_z
-from vlae_codec.models.training.loop import Progress, Schedule, Trainer
+from vlae_codec.models.training.loop import Report, Schedule, Trainer
 from vlae_codec.models.vlae import VLAE
 
 import vlae_codec
@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
 
 def train(
     folder: Path, output: Path, until: int | None = None, schedule: Schedule = SHORT
-) -> tuple[Trainer, list[Progress]]:
-    reports: list[Progress] = []
+) -> tuple[Trainer, list[Report]]:
+    reports: list[Report] = []
     trainer = Trainer(SMALL, schedule, output)
     trainer.run([folder], reports.append, until=until)
     return trainer, reports
@@ -71,7 +71,7 @@ def test_a_frozen_decoder_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
     start, _ = train(folder, tmp_path / "start", schedule=dataclasses.replace(SHORT, z_from=30))
     schedule = dataclasses.replace(SHORT, steps=40, z_from=30, kl_warmup=5, freeze_decoder=True, z_dropout=0.0)
     trainer = Trainer(SMALL, schedule, tmp_path / "z", start.path)
-    trainer.run([folder], lambda progress: None)
+    trainer.run([folder], lambda report: None)
     for name, parameter in trainer.model.named_parameters():
         same = torch.equal(parameter, dict(start.model.named_parameters())[name])
         assert same == name.startswith("decoder."), name
@@ -100,7 +100,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, change: dict, match
 
 def test_crops_need_no_squares_without_z(folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(dataclasses.replace(SMALL, z_channels=0), dataclasses.replace(SHORT, crop=50), tmp_path)
-    trainer.run([folder], lambda progress: None, until=1)
+    trainer.run([folder], lambda report: None, until=1)
     assert trainer.step == 1
 
 
@@ -108,8 +108,8 @@ def test_an_interrupted_run_is_saved_and_goes_on(folder: Path, tmp_path: Path) -
     whole, _ = train(folder, tmp_path / "whole")
     trainer = Trainer(SMALL, SHORT, tmp_path / "run")
 
-    def interrupt(progress: Progress) -> None:
-        if progress.step == 7:
+    def interrupt(report: Report) -> None:
+        if report.step == 7:
             signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
@@ -118,7 +118,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(folder: Path, tmp_path: Path) -
     assert signal.getsignal(signal.SIGINT) is before
     resumed = Trainer(SMALL, SHORT, tmp_path / "run")
     assert resumed.step == 7
-    resumed.run([folder], lambda progress: None)
+    resumed.run([folder], lambda report: None)
     for a, b in zip(whole.average.parameters(), resumed.average.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -126,7 +126,7 @@ def test_an_interrupted_run_is_saved_and_goes_on(folder: Path, tmp_path: Path) -
 def test_a_second_interruption_does_not_wait(folder: Path, tmp_path: Path) -> None:
     trainer = Trainer(SMALL, SHORT, tmp_path / "run")
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(report: Report) -> None:
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
 
@@ -159,9 +159,9 @@ def test_integers_code_as_short_as_the_float_model(folder: Path, tmp_path: Path)
     image = Image.fromarray(picture("smooth", 96, 96, seed=9))
     pixels, kl = picture_elbo(model, np.asarray(image), with_z=False)
     assert kl == 0.0
-    for variant, way in ((model, StageKind.WITHOUT_Z), (without_z(model), StageKind.WITHOUT_Z)):
+    for variant, kind in ((model, StageKind.WITHOUT_Z), (without_z(model), StageKind.WITHOUT_Z)):
         name.write_bytes(export_model(variant, [folder]).to_bytes())
-        what = vlae_codec.info(vlae_file(image, way, vlae_codec.load_model(name, "cpu")))
+        what = vlae_codec.info(vlae_file(image, kind, vlae_codec.load_model(name, "cpu")))
         assert what["elbo_bits"] / what["pixels"] == pytest.approx(pixels, rel=0.003)
     assert set(folder_elbo(model, folder)) == {"0.png", "1.png", "2.png"}
 

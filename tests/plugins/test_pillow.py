@@ -16,7 +16,7 @@ from vlae_codec import CorruptFile, Model, VlaeError
 from vlae_codec.formats import archive
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
-from vlae_codec.formats.header import FallbackKind, Header, Mode
+from vlae_codec.formats.header import FallbackKind, FileKind, Header
 from vlae_codec.images import io as imaging
 from vlae_codec.images.pixels import digest_of
 from vlae_codec.images.sets import find_images
@@ -140,7 +140,7 @@ def test_wrong_pixels_behind_a_right_checksum_are_found_on_loading(
     cut = Image.fromarray(picture("smooth", 40, 48))
     png = io.BytesIO()
     cut.save(png, "PNG")
-    header = Header(Mode.FALLBACK, 48, 40, digest_of(cut), fallback_kind=FallbackKind.PNG)
+    header = Header(FileKind.FALLBACK, 48, 40, digest_of(cut), fallback_kind=FallbackKind.PNG)
     files = (
         bytes(body) + zlib.crc32(body).to_bytes(4, "little"),
         container.write(header, png.getvalue()[: len(png.getvalue()) // 2]),

@@ -34,7 +34,7 @@ from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
 
 from . import header as container
 from . import single
-from .header import Mode
+from .header import FileKind
 from .request import Request
 from .sections import ArchiveWriter, Sections, Segment, Tag, binary_digest
 
@@ -374,7 +374,7 @@ class Archive(Sections):
 
     def _model_of(self, data: bytes) -> Model | None:
         """The model of a single image's file; None if it needs none."""
-        if container.mode_of(data) is not Mode.VLAE:
+        if container.kind_of(data) is not FileKind.VLAE:
             return None
         return self._model(container.read(data, self.max_pixels)[0].model_id)
 

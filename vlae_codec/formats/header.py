@@ -33,8 +33,8 @@ JPEG_XL = 255
 MAX_LANES = 256
 
 
-class Mode(IntEnum):
-    """How the pixels are coded."""
+class FileKind(IntEnum):
+    """What a file holds, and how."""
 
     VLAE = 0
     FALLBACK = 1
@@ -49,7 +49,7 @@ class Mode(IntEnum):
 #: Most subpixels that a byte of a VLAE's payload may stand for, besides a few for all: the time that decoding takes is
 #: bounded by the file's size. Deflated pixels, which are the alternative, hold hardly more.
 SUBPIXELS, FEW_SUBPIXELS = 1 << 10, 1 << 18
-#: Added to the mode of files that make a source file again: their pixels come with a recipe, or the file is packed.
+#: Added to the kind of files that make a source file again: their pixels come with a recipe, or the file is packed.
 SOURCE = 16
 #: Most bytes of a recipe.
 MAX_RECIPE = 1 << 30
@@ -72,14 +72,14 @@ class Header:
     code lengths of z under the prior, of z under the posterior, and of the pixels, each rounded to whole bits.
     """
 
-    mode: Mode
+    file_kind: FileKind
     width: int
     height: int
     digest: bytes
     metadata: dict[str, Any] = field(default_factory=dict)
     #: Where the pixels are those of a file that is made again.
     source: SourceFile | None = None
-    # Of mode VLAE:
+    # Of kind VLAE:
     model_id: bytes = bytes(8)
     pixel_kind: PixelKind = PixelKind.RGB
     lanes: int = 1
@@ -89,7 +89,7 @@ class Header:
     #: The coded alpha channel, of the pixel kinds that have one: a byte of its `FallbackKind` and its form, or
     #: `CONSTANT` and the value.
     alpha: bytes = b""
-    # Of mode FALLBACK:
+    # Of kind FALLBACK:
     fallback_kind: FallbackKind = FallbackKind.DEFLATE
     pillow_mode: str = "RGB"
 
@@ -105,27 +105,27 @@ class Header:
         return unknown * self.width * self.height <= FEW_SUBPIXELS + SUBPIXELS * payload
 
 
-def mode_of(data: bytes) -> Mode:
-    """The mode of a file from its first bytes; the errors of `read` if it has none."""
+def kind_of(data: bytes) -> FileKind:
+    """The kind of a file from its first bytes; the errors of `read` if it has none."""
     if data[: len(MAGIC)] != MAGIC or len(data) < len(MAGIC) + 2 or data[len(MAGIC)] != VERSION:
         read(data)
-    return _split_mode(Reader(data[len(MAGIC) + 1 : len(MAGIC) + 2]))[0]
+    return _split_kind(Reader(data[len(MAGIC) + 1 : len(MAGIC) + 2]))[0]
 
 
-def _split_mode(reader: Reader) -> tuple[Mode, bool]:
-    """The mode, and whether a source file is made again."""
-    value = reader.byte("the mode", SOURCE + len(Mode))
-    mode = value % SOURCE
-    if mode >= len(Mode) or (value >= SOURCE and mode not in (Mode.VLAE, Mode.FALLBACK, Mode.STORED)):
-        raise CorruptFile(f"the mode is {value}, which is none")
-    return Mode(mode), value >= SOURCE
+def _split_kind(reader: Reader) -> tuple[FileKind, bool]:
+    """The kind, and whether a source file is made again."""
+    value = reader.byte("the kind", SOURCE + len(FileKind))
+    kind = value % SOURCE
+    if kind >= len(FileKind) or (value >= SOURCE and kind not in (FileKind.VLAE, FileKind.FALLBACK, FileKind.STORED)):
+        raise CorruptFile(f"the kind of file is {value}, which is none")
+    return FileKind(kind), value >= SOURCE
 
 
 def write(header: Header, payload: bytes) -> bytes:
     """The bytes of a .vlae file."""
     out = bytearray(MAGIC)
     out.append(VERSION)
-    out.append(header.mode + (SOURCE if header.source else 0))
+    out.append(header.file_kind + (SOURCE if header.source else 0))
     out += write_varint(header.width) + write_varint(header.height)
     out += header.digest
     metadata = b""
@@ -140,7 +140,7 @@ def write(header: Header, payload: bytes) -> bytes:
         out.append(header.source.form)
         out += write_varint(len(name)) + name
         out += write_varint(len(header.source.recipe)) + write_varint(len(recipe)) + recipe
-    if header.mode is Mode.VLAE:
+    if header.file_kind is FileKind.VLAE:
         assert header.occurring is not None
         out += header.model_id
         out.append(header.pixel_kind)
@@ -173,7 +173,7 @@ def write_stored(reason: Reason, name: str, content: bytes) -> bytes:
     if smaller is not None and len(smaller) < len(packed):
         packed = bytes([JPEG_XL]) + smaller
     small = len(packed) < len(content)
-    out = bytearray(MAGIC) + bytes([VERSION, Mode.STORED + (SOURCE if small else 0), reason])
+    out = bytearray(MAGIC) + bytes([VERSION, FileKind.STORED + (SOURCE if small else 0), reason])
     encoded = name.encode("utf-8", "surrogateescape")
     out += write_varint(len(encoded)) + encoded
     out += hashlib.blake2b(content, digest_size=8).digest()
@@ -184,9 +184,9 @@ def write_stored(reason: Reason, name: str, content: bytes) -> bytes:
 
 def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
     """The inverse of `write_stored`; raises as `read` does, and as `jpeg.restore` where the file is a JPEG."""
-    mode, reader, packed = _checked(data)
-    if mode is not Mode.STORED:
-        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a stored file")
+    kind, reader, packed = _checked(data)
+    if kind is not FileKind.STORED:
+        raise CorruptFile(f"the file is of kind {int(kind)} ({kind.name.lower()}), expected a stored file")
     reason = Reason(reader.byte("the reason", len(Reason)))
     name = _read_name(reader)
     digest = reader.take(8, "the checksum of the content")
@@ -234,21 +234,21 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes | mem
     UnsupportedImage
         If the image has more than ``max_pixels``.
     """
-    mode, reader, remade = _checked(data)
-    if mode not in (Mode.VLAE, Mode.FALLBACK):
-        raise CorruptFile(f"the file has mode {int(mode)} ({mode.name.lower()}), expected a single image")
+    kind, reader, remade = _checked(data)
+    if kind not in (FileKind.VLAE, FileKind.FALLBACK):
+        raise CorruptFile(f"the file is of kind {int(kind)} ({kind.name.lower()}), expected a single image")
     body = reader.data
     width, height = reader.varint("the width", 1, MAX_SIDE), reader.varint("the height", 1, MAX_SIDE)
     check_size((width, height), "the file", max_pixels)
     digest = reader.take(8, "the checksum of the pixels")
     metadata = _read_metadata(reader.take(reader.varint("the metadata's length", 0, MAX_METADATA), "the metadata"))
-    header = Header(mode, width, height, digest, metadata)
+    header = Header(kind, width, height, digest, metadata)
     if remade:
         form = Form(reader.byte("the form", len(Form)))
         name, size = _read_name(reader), reader.varint("the recipe's length", 0, MAX_RECIPE)
         recipe = reader.take(reader.varint("the packed recipe's length", 1, len(body)), "the recipe")
         header.source = SourceFile(form, name, unpack(recipe, size, "the recipe"))
-    if mode is Mode.VLAE:
+    if kind is FileKind.VLAE:
         header.model_id = reader.take(8, "the model id")
         header.pixel_kind = PixelKind(reader.byte("the pixel kind", len(PixelKind)))
         header.lanes = reader.varint("the number of lanes", 1, MAX_LANES)
@@ -265,13 +265,13 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes | mem
     payload = reader.view(reader.varint("the payload's length", 0, len(body)), "the payload")
     if reader.at != len(body):
         raise CorruptFile(f"{len(body) - reader.at} bytes after the payload, expected none")
-    if mode is Mode.VLAE and not header.is_bounded(len(payload)):
+    if kind is FileKind.VLAE and not header.is_bounded(len(payload)):
         raise CorruptFile(f"{width} x {height} pixels in a payload of {len(payload)} bytes, which holds too few")
     return header, payload
 
 
-def _checked(data: bytes) -> tuple[Mode, Reader, bool]:
-    """The mode of a file whose checksum is right, a reader of what follows it, and whether `SOURCE` is added to it."""
+def _checked(data: bytes) -> tuple[FileKind, Reader, bool]:
+    """The kind of a file whose checksum is right, a reader of what follows it, and whether `SOURCE` is added to it."""
     if not data:
         raise NotAVlaeFile("the file is empty, expected a .vlae file")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
@@ -288,8 +288,8 @@ def _checked(data: bytes) -> tuple[Mode, Reader, bool]:
             f"checksum of the file is {zlib.crc32(body):08x}, {stored:08x} is stored: damaged, cut short or lengthened"
         )
     reader.data = body
-    mode, remade = _split_mode(reader)
-    return mode, reader, remade
+    kind, remade = _split_kind(reader)
+    return kind, reader, remade
 
 
 def _read_metadata(data: bytes) -> dict[str, Any]:

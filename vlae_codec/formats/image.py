@@ -13,7 +13,7 @@ from vlae_codec.registry import Model, Models
 
 from . import header as container
 from . import single
-from .header import Mode
+from .header import FileKind
 from .request import Request
 from .single import info
 
@@ -22,23 +22,23 @@ __all__ = ["check", "info", "model_for", "restore"]
 
 def model_for(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> Model | None:
     """The model for a file, on the device that was chosen; None where none is needed."""
-    if container.mode_of(data) is Mode.VLAE:
+    if container.kind_of(data) is FileKind.VLAE:
         return models.load() or models.find(container.read(data, max_pixels)[0].model_id)
     return models.load()
 
 
 def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
     """What a sound file holds, in words; see `kinds.check`."""
-    mode = container.mode_of(data)
-    if mode is Mode.STORED:
+    kind = container.kind_of(data)
+    if kind is FileKind.STORED:
         _, name, content = container.read_stored(data)
         return f"stored, {name or 'a source file'} of {len(content)} bytes"
     what, model = info(data), model_for(data, models, max_pixels)
     if what["restores"] != "pixels":
         single.restore_file(data, model, max_pixels=max_pixels)
-        return f"{mode.name.lower()}, {what['width']} x {what['height']}, {what['restores']}"
+        return f"{kind.name.lower()}, {what['width']} x {what['height']}, {what['restores']}"
     image = single.decompress(data, model, max_pixels=max_pixels)
-    return f"{mode.name.lower()}, {image.width} x {image.height}, {image.mode}"
+    return f"{kind.name.lower()}, {image.width} x {image.height}, {image.mode}"
 
 
 def restore(data: bytes, request: Request) -> str:
@@ -68,7 +68,7 @@ def _restored(data: bytes, request: Request) -> tuple[str, bytes]:
     # The pixels of a JPEG come back as a PNG, under a name that says so.
     anew = kept or imaging.format_of(original) in imaging.RESTORED
     files.check_writable(output or (original if anew else f"{original}.png"), request.force)
-    if container.mode_of(data) is Mode.STORED and as_it_was:
+    if container.kind_of(data) is FileKind.STORED and as_it_was:
         return output or original, single.restore_file(data)[1]
     model = model_for(data, request.models, request.max_pixels)
     if output in (None, files.STANDARD) or (as_it_was and anew):

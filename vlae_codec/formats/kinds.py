@@ -8,12 +8,13 @@ from typing import Any, Protocol, cast
 from vlae_codec.images.pixels import MAX_PIXELS
 from vlae_codec.registry import Models
 
-from .header import Mode, mode_of
+from .header import FileKind, kind_of
 from .request import Request
 
 #: The module of each kind of file.
 KINDS = {
-    Mode.VLAE: "image", Mode.FALLBACK: "image", Mode.STORED: "image", Mode.ARCHIVE: "archive", Mode.LOSSY: "lossy",
+    FileKind.VLAE: "image", FileKind.FALLBACK: "image", FileKind.STORED: "image",
+    FileKind.ARCHIVE: "archive", FileKind.LOSSY: "lossy",
 }  # fmt: skip
 
 
@@ -33,19 +34,19 @@ class Kind(Protocol):
         """Write what a file holds, and say in one line what was written."""
 
 
-def kind_of(data: bytes) -> Kind:
-    """The module for a file; the errors of `header.mode_of` if it is none."""
-    return cast(Kind, importlib.import_module(f"{__package__}.{KINDS[mode_of(data)]}"))
+def module_of(data: bytes) -> Kind:
+    """The module for a file; the errors of `header.kind_of` if it is none."""
+    return cast(Kind, importlib.import_module(f"{__package__}.{KINDS[kind_of(data)]}"))
 
 
 def is_single(data: bytes) -> bool:
     """Whether a file holds one image, and no more."""
-    return KINDS[mode_of(data)] == "image"
+    return KINDS[kind_of(data)] == "image"
 
 
 def info(data: bytes) -> dict[str, Any]:
     """What a .vlae file holds and where its bits went, without decoding it."""
-    return kind_of(data).info(data)
+    return module_of(data).info(data)
 
 
 def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
@@ -57,9 +58,9 @@ def check(data: bytes, models: Models, max_pixels: int = MAX_PIXELS) -> str:
     UnknownModel
         If the model that made the file is not here, or the one named is another.
     """
-    return kind_of(data).check(data, models, max_pixels)
+    return module_of(data).check(data, models, max_pixels)
 
 
 def restore(data: bytes, request: Request) -> str:
     """Write what a .vlae file holds, and say in one line what was written."""
-    return kind_of(data).restore(data, request)
+    return module_of(data).restore(data, request)

@@ -31,7 +31,7 @@ from vlae_codec.stages import MAX_EXPONENT, Costs, Progress, no_progress
 
 from . import header as container
 from . import single
-from .header import Mode
+from .header import FileKind
 from .request import Request
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class LossyFile:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        out = bytearray(container.MAGIC) + bytes([container.VERSION, Mode.LOSSY]) + self.model_id
+        out = bytearray(container.MAGIC) + bytes([container.VERSION, FileKind.LOSSY]) + self.model_id
         head = zlib.compress(json.dumps(self.head, sort_keys=True, separators=(",", ":")).encode(), 9)
         out += write_varint(len(head)) + head
         out += write_varint(len(self.exponents)) + bytes(self.exponents.astype(np.uint8))
@@ -110,7 +110,7 @@ class LossyFile:
         UnsupportedImage
             If its images have more than ``max_pixels`` in all.
         """
-        if container.mode_of(data) is not Mode.LOSSY or len(data) < 14:
+        if container.kind_of(data) is not FileKind.LOSSY or len(data) < 14:
             raise CorruptFile("not a lossy .vlae file")
         if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
             raise CorruptFile("checksum of the file is not the stored one: damaged, cut short or lengthened")
@@ -160,7 +160,7 @@ def open_photograph(data: bytes, name: str) -> Image.Image:
     """The picture of an image file, or of a .vlae file that holds one image without loss."""
     if not data.startswith(container.MAGIC):
         return imaging.open_image(data, name)
-    if container.mode_of(data) in (Mode.ARCHIVE, Mode.LOSSY):
+    if container.kind_of(data) in (FileKind.ARCHIVE, FileKind.LOSSY):
         raise UnsupportedImage(f"{name} is an archive or a lossy file, expected a .vlae file of one image")
     image = single.decompress(data)
     return image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -21,7 +21,7 @@ from vlae_codec.images.pixels import pixel_digest
 from vlae_codec.images.sets import Source
 from vlae_codec.stages import MAX_BATCH, Progress, Stage, StageKind, no_progress
 
-from .header import MAX_LANES, Mode
+from .header import MAX_LANES, FileKind
 
 if TYPE_CHECKING:
     from vlae_codec.registry import Model
@@ -102,7 +102,7 @@ class ArchiveWriter:
 
     def __init__(self, source: Source, model: Model, embed: bool = False) -> None:
         self.model = model
-        self.out = bytearray(MAGIC) + bytes([VERSION, Mode.ARCHIVE])
+        self.out = bytearray(MAGIC) + bytes([VERSION, FileKind.ARCHIVE])
         self.count = 0
         self.index: list[tuple[Tag, int, int]] = []
         self._add(Tag.HEAD, zlib.compress(json.dumps(source.to_json(), sort_keys=True).encode(), 9), 0)
@@ -270,8 +270,8 @@ class Sections:
             raise CorruptFile("the file ends inside its first ten bytes")
         if start[len(MAGIC)] != VERSION:
             raise UnsupportedVersion(f"the file has format version {start[len(MAGIC)]}, this release reads {VERSION}")
-        if start[-1] != Mode.ARCHIVE:
-            raise CorruptFile(f"the file has mode {start[-1]}, not an archive's; `info` shows what it holds")
+        if start[-1] != FileKind.ARCHIVE:
+            raise CorruptFile(f"the file is of kind {start[-1]}, not an archive's; `info` shows what it holds")
 
     def section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
         """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""

@@ -27,9 +27,9 @@ from vlae_codec.registry import Model, find_config, find_model, load_model, wind
 from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
 
 from . import header as container
-from .header import CONSTANT, FallbackKind, Header, Mode, PixelKind, Reason, SourceFile
+from .header import CONSTANT, FallbackKind, FileKind, Header, PixelKind, Reason, SourceFile
 
-#: Subpixels below which every way of coding z is tried, and every fallback, and the smallest kept.
+#: Subpixels below which every kind of coding z is tried, and every fallback, and the smallest kept.
 SMALL = 3 * 192 * 192
 #: About the share of the time that the VLAE takes of its own and of verification, that fallbacks take of theirs and of
 #: verification, and what is left for anything after a pass that was the only one planned. For the progress alone.
@@ -115,12 +115,12 @@ def _compress(
     passes = Passes(progress, width * height)
     if isinstance(subject, Image.Image):
         digest = source[1] if source else digest_of(subject)
-        header = Header(Mode.FALLBACK, width, height, digest, metadata, recipe, pillow_mode=subject.mode)
+        header = Header(FileKind.FALLBACK, width, height, digest, metadata, recipe, pillow_mode=subject.mode)
     else:
         look = look_at(subject)
         planes, kind = to_planes(subject)
         digest = source[1] if source else pixel_digest(kind.image_mode, (width, height), [subject.data.cast("B")])
-        header = Header(Mode.VLAE, width, height, digest, metadata, recipe, pillow_mode=kind.image_mode)
+        header = Header(FileKind.VLAE, width, height, digest, metadata, recipe, pillow_mode=kind.image_mode)
         if quick or _model_may_win(look):
             model = model or load_model()
             header.alpha = _encode_alpha(subject, quick) if kind.has_alpha else b""
@@ -132,7 +132,7 @@ def _compress(
     if isinstance(subject, Image.Image) or not data or (not quick and _fallback_may_win(look, len(data))):
         image = subject if isinstance(subject, Image.Image) else Image.fromarray(subject)
         del subject
-        header.mode = Mode.FALLBACK
+        header.file_kind = FileKind.FALLBACK
         share = FALLBACKS_SHARE if data and verify else 1 - REST
         header.fallback_kind, payload = smallest_fallback(image, passes.take(share), quick, webp)
         other = container.write(header, payload)
@@ -218,7 +218,7 @@ def compress_file(
     del found
     data = _compress(held.pop(), {}, model, verify, progress, made_of, quick)
     # Only where no model was of use can packing be better.
-    if container.mode_of(data) is Mode.VLAE and len(data) <= len(source):
+    if container.kind_of(data) is FileKind.VLAE and len(data) <= len(source):
         return data
     stored = container.write_stored(Reason.SMALLEST, name, source)
     return stored if len(stored) <= len(data) and not pixels else data
@@ -251,7 +251,7 @@ def restore_file(
     An image that was no file, or whose format cannot be written here, becomes a PNG, or a TIFF if PNG cannot hold it.
     ``name`` stands in where the file holds none. Raises as `decompress` does.
     """
-    if container.mode_of(data) is Mode.STORED:
+    if container.kind_of(data) is FileKind.STORED:
         _, found, content = container.read_stored(data)
         progress(1)
         return found or name, content
@@ -287,20 +287,20 @@ def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _vlae(planes: np.ndarray, kind: PixelKind, header: Header, model: Model, progress: Progress) -> bytes:
+def _vlae(planes: np.ndarray, pixel_kind: PixelKind, header: Header, model: Model, progress: Progress) -> bytes:
     """The smallest .vlae file that the model makes of the planes."""
-    ways = [StageKind.BITS_BACK]
+    kinds = [StageKind.BITS_BACK]
     if not model.config.z_channels:
-        ways = [StageKind.WITHOUT_Z]
+        kinds = [StageKind.WITHOUT_Z]
     elif planes.size <= SMALL:
-        ways = list(StageKind)
+        kinds = list(StageKind)
     best: bytes | None = None
-    for way in ways:
+    for kind in kinds:
         try:
-            data = encode_as(way, planes, kind, header, model, progress if best is None else no_progress)
+            data = encode_as(kind, planes, pixel_kind, header, model, progress if best is None else no_progress)
         except EmptyMessage:
             # z wanted more bits than its stage was planned for; the plan leaves room, so this is rare.
-            data = encode_as(StageKind.WITHOUT_Z, planes, kind, header, model)
+            data = encode_as(StageKind.WITHOUT_Z, planes, pixel_kind, header, model)
         if best is None or len(data) < len(best):
             best = data
     assert best is not None
@@ -308,15 +308,16 @@ def _vlae(planes: np.ndarray, kind: PixelKind, header: Header, model: Model, pro
 
 
 def encode_as(
-    way: StageKind, planes: np.ndarray, kind: PixelKind, header: Header, model: Model, progress: Progress = no_progress
-) -> bytes:
-    """A .vlae file of planes (H, W, 3) whose z is coded in a given way; fills in the header."""
-    header.mode, header.model_id, header.pixel_kind = Mode.VLAE, model.id, kind
+    kind: StageKind, planes: np.ndarray, pixel_kind: PixelKind, header: Header, model: Model,
+    progress: Progress = no_progress,
+) -> bytes:  # fmt: skip
+    """A .vlae file of planes (H, W, 3) whose stages are of a given kind; fills in the header."""
+    header.file_kind, header.model_id, header.pixel_kind = FileKind.VLAE, model.id, pixel_kind
     # Here, as compiled loops are slow to load and not every picture needs them.
     from vlae_codec.coding.wavefront import Alphabet
 
     alphabet = Alphabet.of(planes, header.channels)
-    message, stages, costs = model.photographs.encode(planes, alphabet, way, progress)
+    message, stages, costs = model.photographs.encode(planes, alphabet, kind, progress)
     header.lanes, header.stages, header.occurring = message.lanes, stages, alphabet.occurring
     header.costs = (round(costs.z_prior), round(costs.z_posterior), round(costs.pixels))
     return container.write(header, message.flatten().astype("<u4").tobytes())
@@ -379,7 +380,7 @@ def decompress(
     UnsupportedImage
         If the file holds a source file as it is, which Pillow reads only in part; `restore_file` gives that file.
     """
-    if container.mode_of(data) is Mode.STORED:
+    if container.kind_of(data) is FileKind.STORED:
         _, name, content = container.read_stored(data)
         return imaging.open_image(content, f"the stored file {name}".strip(), max_pixels)
     header, payload = container.read(data, max_pixels)
@@ -419,7 +420,7 @@ def _unchecked(
 ) -> Image.Image | np.ndarray:
     """What is decoded, whatever its checksum is."""
     expect(progress, header.width * header.height)
-    if header.mode is Mode.VLAE:
+    if header.file_kind is FileKind.VLAE:
         return _decode(header, payload, model, progress)
     pixels = read_fallback(header.fallback_kind, payload, header.pillow_mode, (header.width, header.height))
     progress(header.width * header.height)
@@ -459,7 +460,7 @@ def info(data: bytes) -> dict[str, Any]:
     metadata``, or just ``pixels`` of what was no file. For a fallback, ``model``, ``window`` and ``elbo_bits`` are None
     and ``pixels`` is its payload.
     """
-    if container.mode_of(data) is Mode.STORED:
+    if container.kind_of(data) is FileKind.STORED:
         reason, name, content = container.read_stored(data)
         return {
             "file_bytes": len(data), "format_version": container.VERSION, "mode": "stored", "why": reason.text,
@@ -467,7 +468,7 @@ def info(data: bytes) -> dict[str, Any]:
             "stored_bytes": min(len(content), len(data)),
         }  # fmt: skip
     header, payload = container.read(data, container.MAX_SIDE**2)
-    image_mode = header.pillow_mode if header.mode is Mode.FALLBACK else header.pixel_kind.image_mode
+    image_mode = header.pillow_mode if header.file_kind is FileKind.FALLBACK else header.pixel_kind.image_mode
     try:
         bands = len(Image.new(image_mode, (1, 1)).getbands())
     except ValueError:
@@ -486,7 +487,7 @@ def info(data: bytes) -> dict[str, Any]:
         "metadata": sorted(set(header.metadata) - {NAME, FORMAT}),
     }
     overhead = 8 * (len(data) - len(payload))
-    if header.mode is Mode.FALLBACK:
+    if header.file_kind is FileKind.FALLBACK:
         bits = {
             "z_prior": 0,
             "z_posterior": 0,

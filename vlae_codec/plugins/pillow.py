@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 from vlae_codec.errors import UnsupportedImage, VlaeError
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
-from vlae_codec.formats.header import Mode
+from vlae_codec.formats.header import FileKind
 from vlae_codec.images.metadata import KEPT, restore_metadata
 from vlae_codec.registry import DEFAULT_MODEL, Model, load_model
 
@@ -51,13 +51,13 @@ class VlaeImageFile(ImageFile.ImageFile):
         assert self.fp is not None
         data = self.fp.read()
         try:
-            mode = container.mode_of(data)
-            if mode in (Mode.ARCHIVE, Mode.LOSSY):
+            kind = container.kind_of(data)
+            if kind in (FileKind.ARCHIVE, FileKind.LOSSY):
                 raise UnsupportedImage(
-                    f"the .vlae file is of the kind {mode.name.lower()}, expected a single image; "
+                    f"the .vlae file is of the kind {kind.name.lower()}, expected a single image; "
                     "use `vlae-codec decompress`"
                 )
-            header = None if mode is Mode.STORED else container.read(data)[0]
+            header = None if kind is FileKind.STORED else container.read(data)[0]
             if header is None or header.source:
                 # Its mode and what it says are in the source file alone, so that is made at once.
                 image = api.decompress(data)
@@ -67,7 +67,7 @@ class VlaeImageFile(ImageFile.ImageFile):
             else:
                 restore_metadata(self, header.metadata)
                 self._size = (header.width, header.height)
-                fallback = header.mode is Mode.FALLBACK
+                fallback = header.file_kind is FileKind.FALLBACK
                 self._mode = header.pillow_mode if fallback else header.pixel_kind.image_mode
         except VlaeError as error:
             raise PillowError(str(error)) from error
