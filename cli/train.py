@@ -38,6 +38,7 @@ class Parts:
     pointwise: bool
     freeze_decoder: bool
     z_alone: bool
+    rounded: bool
     freeze_z: bool
 
 
@@ -69,6 +70,7 @@ class Parts:
 @click.option("--word-dropout", type=float, help="Share of pixels kept from the window; binary images only.")
 @click.option("--freeze-decoder", is_flag=True, help="Train only what belongs to z; needs --start.")
 @click.option("--z-alone", is_flag=True, help="Train what lies between photographs and z, without the decoder.")
+@click.option("--rounded", is_flag=True, help="With --z-alone: train z for lossy codes, not for bits-back.")
 @click.option("--freeze-z", is_flag=True, help="Train only the decoder and what it sees of z; photographs.")
 @click.option("--rate", type=float, help="Learning rate of Adam.")
 @click.option("--matrix-rate", type=float, help="Learning rate of Muon.")
@@ -107,6 +109,8 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
         raise click.UsageError("name the data with --data and a folder for the checkpoint with --output")
     if parts.z_alone and (parts.freeze_z or parts.freeze_decoder):
         raise click.UsageError("--z-alone leaves out the decoder: there is nothing to freeze")
+    if parts.rounded and not parts.z_alone:
+        raise click.UsageError("--rounded is for training z alone: give --z-alone too")
     if parts.freeze_decoder and run.start is None:
         raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name it with --start")
     if run.threads:
@@ -136,7 +140,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
     if parts.freeze_decoder:
         schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
     if parts.z_alone or parts.freeze_z:
-        schedule = dataclasses.replace(schedule, z_alone=parts.z_alone, freeze_z=parts.freeze_z)
+        schedule = dataclasses.replace(schedule, z_alone=parts.z_alone, freeze_z=parts.freeze_z, rounded=parts.rounded)
     trainer = Trainer(config, schedule, run.output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import VLAEConfig
+from .depthwise import RectifiedDepthwise
 from .layers import Observer, ignore, weight
 from .likelihood import initial_bias
 from .plan import NEIGHBOURS, PIXEL_CENTRE, PIXEL_UNIT, WIDE_NEIGHBOURS
@@ -59,22 +60,16 @@ class DepthwiseBlock(nn.Module):
         """Map the stream (B, C, H, W) to the next."""
         a = F.relu(h)
         observe(f"{name}.pointwise", a)
-        u = F.relu(F.conv2d(a, self.weight1[:, :, None, None], self.bias1))
-        observe(f"{name}.masked", u)
-        v = F.relu(self._masked(u))
-        observe(f"{name}.back", v)
+        p = F.conv2d(a, self.weight1[:, :, None, None], self.bias1)
+        if observe is ignore and p.dtype == torch.bfloat16 and p.device.type == "cpu":
+            v = cast(Tensor, RectifiedDepthwise.apply(p, self.weight2, self.bias2))
+        else:
+            u = F.relu(p)
+            observe(f"{name}.masked", u)
+            kernel = F.pad(self.weight2, (0, 2)).view(-1, 1, 3, 5)
+            v = F.relu(F.conv2d(F.pad(u, (2, 2, 2, 0)), kernel, self.bias2, groups=len(kernel)))
+            observe(f"{name}.back", v)
         return h + F.conv2d(v, self.weight3[:, :, None, None], self.bias3)
-
-    def _masked(self, u: Tensor) -> Tensor:
-        kernel = F.pad(self.weight2, (0, 2)).view(-1, 1, 3, 5)
-        padded = F.pad(u, (2, 2, 2, 0))
-        if u.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return F.conv2d(padded, kernel, self.bias2, groups=len(kernel))
-        # On a CPU with units for small matrices, groups of 32 channels with zeros off the diagonal train several times
-        # as fast as groups of one.
-        side = math.gcd(len(kernel), 32)
-        eye = torch.eye(side, device=u.device).repeat(len(kernel) // side, 1)[:, :, None, None]
-        return F.conv2d(padded, kernel * eye, self.bias2, groups=len(kernel) // side)
 
 
 class LocalDecoder(nn.Module):

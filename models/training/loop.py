@@ -34,6 +34,10 @@ from .muon import Muon
 
 #: What of the synthesis of photographs is made for the local decoder alone.
 FOR_DECODER = ("weights.5", "biases.5", "weights.6", "biases.6")
+#: Spacings of lossy codes' lattices, in standard deviations of q(z | x), that z is trained for: the least and the most.
+SPACINGS = (1.5, 8.0)
+#: A lattice of twice the spacing has about this power of two of the squared error, so that much less may a unit cost.
+SPACING_POWER = 1.5
 #: Factor of the learning rates for the parts of z: in a model of whole images, and of photographs.
 Z_RATE, PHOTO_Z_RATE = 0.25, 0.35
 
@@ -50,7 +54,8 @@ class Schedule:
     of z. ``z_dropout`` is the share of crops that are coded without z, so that the decoder also serves rows and
     pictures that have none. ``distortion`` is what a unit of mean squared error of the reconstruction from z costs, in
     bits per pixel. With ``z_alone`` that and the KL are the whole objective, and the decoder, which takes most of the
-    time, is left as it is. ``freeze_z`` trains only the decoder and what it sees of the synthesis.
+    time, is left as it is; ``rounded`` then trains z for lossy codes of all `SPACINGS` in place of bits-back, where
+    ``distortion`` is that of the middle one. ``freeze_z`` trains only the decoder and what it sees of the synthesis.
     """
 
     steps: int = 20000
@@ -73,6 +78,7 @@ class Schedule:
     distortion: float = 0.0
     z_alone: bool = False
     freeze_z: bool = False
+    rounded: bool = False
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("warmup", "decay", "seed", "z_from", "kl_warmup"), (0, 1 << 40))
@@ -188,10 +194,16 @@ def loss_of(
     channels = batch.channels.to(device)
     if schedule.z_alone:
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16):
-            _, kl, error = model.through_z(x)
-        kl_mean, error_mean = kl.sum() / x.numel(), error.mean()
-        objective = kl_mean + schedule.distortion * math.log(2.0) / 3.0 * error_mean
-        return objective, 0.0, nats_to_bits(kl_mean.item()), error_mean.item()
+            spacing, cost = None, torch.ones(len(x), device=x.device)
+            if schedule.rounded:
+                low, high = (math.log(each) for each in SPACINGS)
+                place = torch.rand(len(x), device=x.device) - 0.5
+                spacing = torch.exp((low + high) / 2 + (high - low) * place)
+                cost = torch.exp(-SPACING_POWER * (high - low) * place)
+            _, kl, error = model.through_z(x, spacing=spacing)
+        kl_mean = kl.sum() / x.numel()
+        objective = kl_mean + schedule.distortion * math.log(2.0) / 3.0 * (cost * error).mean()
+        return objective, 0.0, nats_to_bits(kl_mean.item()), error.detach().mean().item()
     use_z = None
     with_z = model.config.z_channels > 0 and step >= schedule.z_from
     if model.config.z_channels:
