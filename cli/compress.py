@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .folders import ManyFiles, folder_options, is_folder, run_folder, say
+from .folders import ManyFiles, about, folder_options, is_folder, run_folder, say
 from .options import (
     Runner,
     Target,
@@ -175,7 +175,7 @@ def _compress_archive(
 
         def fail(path: Path, error: Exception) -> None:
             broken.append(path)
-            say(f"{path}: {describe(error, str(path))}")
+            say(about(str(path), describe(error, str(path))))
 
         with progress_bar(runner.quiet, "compress") as update:
             data = archive.archive_files(

@@ -104,6 +104,12 @@ def say(text: str, err: bool = True) -> None:
     tqdm.write(click.format_filename(text), file=sys.stderr if err else sys.stdout)
 
 
+def about(path: str, error: str) -> str:
+    """What is wrong with a file, as one line that names it once, with its folders."""
+    name = os.path.basename(path)
+    return f"{path}{error[len(name) :]}" if error.startswith(f"{name} ") else f"{path}: {error}"
+
+
 def run_folder(
     what: str, tasks: Sequence[Task], target: Target, coding: Coding, many_files: ManyFiles, quiet: bool, others: int
 ) -> None:
@@ -134,7 +140,7 @@ def run_folder(
             done.append(outcome)
             update(1)
             if outcome.error is not None:
-                say(f"{outcome.source}: {outcome.error}")
+                say(about(outcome.source, outcome.error))
                 if not many_files.keep_going:
                     break
     order = {str(task.source): number for number, task in enumerate(tasks)}

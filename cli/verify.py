@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from .folders import ManyFiles, files_bar, reading_options, say
+from .folders import ManyFiles, about, files_bar, reading_options, say
 from .options import Runner, gather, model_options, size_option
 
 
@@ -55,7 +55,7 @@ def verify(
             findings.append(finding)
             update(1)
             if finding.error is not None:
-                say(f"{finding.source}: {finding.error}")
+                say(about(finding.source, finding.error))
             elif not runner.quiet and not many_files.as_json:
                 say(f"{finding.source}: ok ({finding.content})", err=False)
     if many_files.as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import vlae_codec.waiting  # noqa: F401  before torch and numba are loaded
@@ -48,6 +49,11 @@ __all__ = [
     "load_model",
 ]
 __version__ = "0.1.0"
+
+# An installation has models/ and cli/ inside; in a checkout they lie beside, and `python -m` there finds this folder
+# before the one that is installed.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "cli")):
+    __path__.append(os.path.dirname(os.path.dirname(__file__)))
 
 #: Where each name is that is imported when it is first asked for, so that a command loads what it needs.
 _HOMES = {
