@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from vlae_codec import __version__
 
-from .completion import completion
-from .compress import compress
-from .decompress import decompress
-from .evaluate import evaluate
-from .export import export
-from .info import info
-from .listing import list_images
-from .lossy import lossy
 from .options import display
-from .train import train
-from .verify import verify
 
 # Compiled loops are kept with the user's other caches: beside the installed modules they would outlive them, and what
 # is left there then hides an installation from its sources.
 _CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(_CACHE, "vlae-codec", __version__))
 
+#: The module of each command, and its name there; a command is loaded when it is called or described.
+_COMMANDS = {
+    "completion": "completion", "compress": "compress", "decompress": "decompress", "eval": "evaluate",
+    "export": "export", "info": "info", "list": "list_images", "lossy": "lossy", "train": "train", "verify": "verify",
+}  # fmt: skip
 #: What libraries in other languages say, in a RuntimeError, where Python would raise a MemoryError.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
@@ -41,6 +37,15 @@ def _flush_or_drop() -> None:
 
 class _Group(click.Group):
     """Turns the errors that users can cause into one line and exit code 1, and Ctrl-C into one and 130."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f".{_COMMANDS[cmd_name]}", __name__)
+        return cast(click.Command, getattr(module, _COMMANDS[cmd_name]))
 
     def invoke(self, ctx: click.Context) -> Any:
         from vlae_codec.errors import VlaeError, describe
@@ -74,7 +79,3 @@ def main() -> None:
     vlae-codec decompress photo.vlae -o photo.png
     vlae-codec info photo.vlae
     """
-
-
-for command in (compress, decompress, verify, lossy, list_images, info, evaluate, train, export, completion):
-    main.add_command(command)

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .folders import ManyFiles, folder_options, is_folder, run_folder, say
+from .folders import ManyFiles, about, folder_options, is_folder, run_folder, say
 from .options import (
+    Runner,
+    Target,
     attributes_option,
     coding_options,
     complete_path,
+    gather,
     naming,
     note,
     progress_bar,
     size_option,
-    use_threads,
 )
+
+if TYPE_CHECKING:
+    from vlae_codec.formats.source import FileOptions
+    from vlae_codec.registry import Model
+
+
+@dataclass(frozen=True)
+class Archived:
+    """What is for archives alone."""
+
+    segment: int | None
+    embed_model: bool
+    key: str
+
+    def refuse(self, what: str) -> None:
+        """Refuse the options where no archive is made, as they would do nothing there."""
+        if self.segment or self.embed_model or self.key:
+            raise click.UsageError(f"--segment, --embed-model and --key are for archives, and this {what}")
 
 
 @click.command()
@@ -40,25 +61,9 @@ from .options import (
 @folder_options
 @size_option
 @coding_options
+@gather(target=Target, archived=Archived, many_files=ManyFiles, runner=Runner)
 def compress(
-    sources: tuple[str, ...],
-    output: str | None,
-    verify: bool,
-    pixels: bool,
-    strip: bool,
-    exact: bool,
-    quick: bool,
-    segment: int | None,
-    embed_model: bool,
-    key: str,
-    attributes: bool,
-    many_files: ManyFiles,
-    max_pixels: int,
-    model_name: str | None,
-    device: str,
-    threads: int | None,
-    force: bool,
-    quiet: bool,
+    sources: tuple[str, ...], target: Target, archived: Archived, many_files: ManyFiles, runner: Runner, **coding: Any
 ) -> None:
     """Compress images without loss.
 
@@ -82,93 +87,108 @@ def compress(
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
     from vlae_codec import files, folders
-    from vlae_codec.errors import VlaeError, describe
-    from vlae_codec.formats import archive
-    from vlae_codec.formats import single as api
-    from vlae_codec.formats.archive import SEGMENT
-    from vlae_codec.images.io import Reason, image_suffixes
-    from vlae_codec.images.sets import find_images, is_array, load_array
+    from vlae_codec.formats.source import FileOptions
+    from vlae_codec.images.io import image_suffixes
+    from vlae_codec.images.sets import is_array
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
-    if output is None:
+    options = FileOptions(**coding)
+    if target.output is None:
         if len(sources) > 1 or sources[0] == files.STANDARD or Path(sources[0]).is_dir():
             raise click.UsageError("name an output with --output: only one source that is a file gives it a name")
-        output = f"{sources[0]}.vlae"
+        target = replace(target, output=f"{sources[0]}.vlae")
+    output = target.output or ""
     if is_folder(output):
-        if segment or embed_model or key:
-            raise click.UsageError("--segment, --embed-model and --key are for archives, and this makes a file each")
-        coding = folders.Coding(
-            model_name or DEFAULT_MODEL, device, threads, pixels, strip, verify, max_pixels, exact, attributes, quick
+        archived.refuse("makes a file each")
+        run = folders.Coding(
+            runner.model_name or DEFAULT_MODEL, runner.device, runner.threads, options, target.attributes
         )
         given = [Path(source) for source in sources]
         tasks = folders.plan_compress(given, many_files.recursive)
         others = files.passed_over(given, image_suffixes(), many_files.recursive)
-        run_folder("compress", tasks, output, coding, many_files, force, quiet, others)
+        run_folder("compress", tasks, target, run, many_files, runner.quiet, others)
         return
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
     many_files.refuse(many=not single)
     files.check_other(output, sources)
-    files.check_writable(output, force)
-    use_threads(threads)
-    model = load_model(model_name or DEFAULT_MODEL, device)
-    begun = time.monotonic()
+    files.check_writable(output, target.force)
+    runner.use_threads()
+    model = load_model(runner.model_name or DEFAULT_MODEL, runner.device)
     if single and not model.config.image_size:
-        if segment or embed_model or key:
-            raise click.UsageError("--segment, --embed-model and --key are for archives, and this is one image")
-        source = files.read_bytes(sources[0])
-        name = "" if sources[0] == files.STANDARD else Path(sources[0]).name
-        with naming(sources[0]), progress_bar(quiet, "compress") as update:
-            data = api.compress_file(
-                source, name, model, pixels=pixels, strip=strip, exact=exact, quick=quick, verify=verify,
-                progress=update, max_pixels=max_pixels,
-            )  # fmt: skip
-        files.write_bytes(output, data, force, files.attributes_of(sources[0]) if attributes else None)
-        _warn_of(output, quiet)
-        what = api.info(data)
-        if what["mode"] == "stored":
-            advice = "; --pixels codes its pixels all the same" if what["why"] == Reason.LOSSY.text else ""
-            note(quiet, f"{output}: {len(data)} bytes, the source as it is: {what['why']}{advice}")
-            return
-        if what["restores"] == "pixels":
-            kept = ", ".join(what["metadata"]) or "no metadata"
-            note(quiet, f"{output}: holds the pixels and {kept}; all else that the source held is dropped")
-        seconds = time.monotonic() - begun
-        note(
-            quiet,
-            f"{output}: {len(data)} bytes, {what['restores']}, {what['bits_per_subpixel']:.3f} bits per subpixel, "
-            f"{what['mode']}, "
-            f"{what['width'] * what['height'] / 1e6 / seconds:.2f} MP/s{' with verification' if verify else ''}",
-        )
+        archived.refuse("is one image")
+        _compress_file(sources[0], target, model, options, runner)
         return
-    if pixels or strip:
+    if options.pixels or options.strip:
         raise click.UsageError("--pixels and --strip are for single images, not for archives")
+    _compress_archive(sources, target, model, options, archived, many_files.keep_going, runner)
+
+
+def _compress_file(source: str, target: Target, model: Model, options: FileOptions, runner: Runner) -> None:
+    from vlae_codec import files
+    from vlae_codec.formats import image
+    from vlae_codec.formats.source import compress_file
+    from vlae_codec.images.io import Reason
+
+    begun, output = time.monotonic(), target.output or ""
+    content = files.read_bytes(source)
+    name = "" if source == files.STANDARD else Path(source).name
+    with naming(source), progress_bar(runner.quiet, "compress") as update:
+        data = compress_file(content, name, model, options, update)
+    files.write_bytes(output, data, target.force, files.attributes_of(source) if target.attributes else None)
+    _warn_of(output, runner.quiet)
+    what = image.info(data)
+    if what["mode"] == "stored":
+        advice = "; --pixels codes its pixels all the same" if what["why"] == Reason.LOSSY.text else ""
+        runner.note(f"{output}: {len(data)} bytes, the source as it is: {what['why']}{advice}")
+        return
+    if what["restores"] == "pixels":
+        kept = ", ".join(what["metadata"]) or "no metadata"
+        runner.note(f"{output}: holds the pixels and {kept}; all else that the source held is dropped")
+    speed = what["width"] * what["height"] / 1e6 / (time.monotonic() - begun)
+    runner.note(
+        f"{output}: {len(data)} bytes, {what['restores']}, {what['bits_per_subpixel']:.3f} bits per subpixel, "
+        f"{what['mode']}, {speed:.2f} MP/s{' with verification' if options.verify else ''}",
+    )
+
+
+def _compress_archive(
+    sources: tuple[str, ...], target: Target, model: Model, options: FileOptions, archived: Archived, keep_going: bool,
+    runner: Runner,
+) -> None:  # fmt: skip
+    from vlae_codec import files
+    from vlae_codec.errors import VlaeError, describe
+    from vlae_codec.formats import archive_writer as archive
+    from vlae_codec.images.sets import find_images, is_array, load_array
+
+    begun, output = time.monotonic(), target.output or ""
     broken: list[Path] = []
-    options: dict[str, Any] = {"segment": segment or SEGMENT, "embed": embed_model, "verify": verify}
+    shared: dict[str, Any] = {
+        "segment": archived.segment or archive.SEGMENT, "embed": archived.embed_model, "verify": options.verify,
+    }  # fmt: skip
     if len(sources) == 1 and is_array(sources[0]):
-        array, found = load_array(Path(sources[0]), key)
-        with progress_bar(quiet, "compress") as update:
-            data = archive.archive_array(array, model, key=found, progress=update, **options)
+        array, found = load_array(Path(sources[0]), archived.key)
+        with progress_bar(runner.quiet, "compress") as update:
+            data = archive.archive_array(array, model, key=found, progress=update, **shared)
         count = len(array)
     else:
         paths = find_images([Path(source) for source in sources])
 
         def fail(path: Path, error: Exception) -> None:
             broken.append(path)
-            say(f"{path}: {describe(error, str(path))}")
+            say(about(str(path), describe(error, str(path))))
 
-        with progress_bar(quiet, "compress") as update:
+        with progress_bar(runner.quiet, "compress") as update:
             data = archive.archive_files(
-                paths, model, progress=update, max_pixels=max_pixels, exact=exact, quick=quick, attributes=attributes,
-                failed=fail if many_files.keep_going else None, **options,
+                paths, model, progress=update, attributes=target.attributes, failed=fail if keep_going else None,
+                max_pixels=options.max_pixels, exact=options.exact, quick=options.quick, **shared,
             )  # fmt: skip
         count = len(paths) - len(broken)
-    files.write_bytes(output, data, force)
-    _warn_of(output, quiet)
+    files.write_bytes(output, data, target.force)
+    _warn_of(output, runner.quiet)
     seconds = time.monotonic() - begun
-    note(
-        quiet,
+    runner.note(
         f"{output}: {len(data)} bytes, {count} images, {len(data) / count:.2f} bytes each, {count / seconds:.1f} "
-        f"images/s{' with verification' if verify else ''}",
+        f"images/s{' with verification' if options.verify else ''}",
     )
     if broken:
         raise VlaeError(f"{len(broken)} of {len(broken) + count} files are not in the archive")

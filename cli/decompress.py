@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from .folders import ManyFiles, folder_options, is_folder, run_folder
 from .options import (
+    Runner,
+    Target,
     attributes_option,
     coding_options,
     complete_path,
+    gather,
     naming,
-    note,
     progress_bar,
     size_option,
-    use_threads,
 )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How lossy files are shown."""
+
+    how: str | None
+    samples: int
+    seed: int
 
 
 @click.command()
@@ -37,22 +48,11 @@ from .options import (
 @folder_options
 @size_option
 @coding_options
+@gather(target=Target, drawn=Drawn, many_files=ManyFiles, runner=Runner)
 def decompress(
-    sources: tuple[str, ...],
-    output: str | None,
-    select: tuple[str, ...],
-    how: str | None,
-    samples: int,
-    seed: int,
-    attributes: bool,
-    many_files: ManyFiles,
-    max_pixels: int,
-    model_name: str | None,
-    device: str,
-    threads: int | None,
-    force: bool,
-    quiet: bool,
-) -> None:
+    sources: tuple[str, ...], target: Target, select: tuple[str, ...], drawn: Drawn, many_files: ManyFiles,
+    max_pixels: int, runner: Runner,
+) -> None:  # fmt: skip
     """Restore what the .vlae file SOURCES holds (- for standard input).
 
     With a folder as output, SOURCES may be several .vlae files of single images, and folders of them: a.png.vlae
@@ -78,34 +78,37 @@ def decompress(
     from vlae_codec.errors import VlaeError
     from vlae_codec.formats import kinds
     from vlae_codec.formats.request import Draws, Request
+    from vlae_codec.formats.source import FileOptions
     from vlae_codec.registry import Models
 
     single = len(sources) == 1 and not Path(sources[0]).is_dir()
     data = files.read_bytes(sources[0]) if single else b""
     with naming(sources[0]):
         many = not single or kinds.is_single(data)
+    output = target.output
     if output is not None and is_folder(output) and many:
         if select:
             raise click.UsageError("--select is for a single archive")
-        coding = folders.Coding(model_name, device, threads, max_pixels=max_pixels, attributes=attributes)
+        options = FileOptions(max_pixels=max_pixels)
+        coding = folders.Coding(runner.model_name, runner.device, runner.threads, options, target.attributes)
         paths = [Path(source) for source in sources]
         tasks = folders.plan_decompress(paths, many_files.recursive)
         others = files.passed_over(paths, {folders.SUFFIX}, many_files.recursive)
-        run_folder("decompress", tasks, output, coding, many_files, force, quiet, others)
+        run_folder("decompress", tasks, target, coding, many_files, runner.quiet, others)
         return
     many_files.refuse()
     if not single:
         found = f"{sources[0]} is a folder, its files" if len(sources) == 1 else "several files"
         raise VlaeError(f"{found} need a folder as output: give --output with a / at its end")
-    use_threads(threads)
+    runner.use_threads()
     if output is not None:
         files.check_other(output, sources)
-    kept = files.attributes_of(sources[0]) if attributes else None
-    draws = Draws(samples, seed, None if how is None else how == "mean")
-    with progress_bar(quiet, "decompress") as update:
+    draws = Draws(drawn.samples, drawn.seed, None if drawn.how is None else drawn.how == "mean")
+    with progress_bar(runner.quiet, "decompress") as update:
         request = Request(
-            output, force, Models(model_name, device), select, draws, max_pixels, update, attributes, kept
-        )
+            output, target.force, Models(runner.model_name, runner.device), select, draws, max_pixels, update,
+            target.attributes, files.attributes_of(sources[0]) if target.attributes else None,
+        )  # fmt: skip
         with naming(sources[0]):
             done = kinds.restore(data, request)
-    note(quiet, done)
+    runner.note(done)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import complete_path, progress_bar, use_threads
+from .options import complete_path, gather, progress_bar, use_threads
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of the data is measured, and how closely."""
+
+    split: str
+    images: int | None
+    samples: int
+    limit: int | None
 
 
 @click.command("eval")
@@ -24,17 +35,9 @@ from .options import complete_path, progress_bar, use_threads
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where networks run.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
+@gather(share=Share)
 def evaluate(
-    data: Path,
-    model_name: str,
-    split: str,
-    images: int | None,
-    samples: int,
-    limit: int | None,
-    seed: int,
-    as_json: bool,
-    device: str,
-    threads: int | None,
+    data: Path, model_name: str, share: Share, seed: int, as_json: bool, device: str, threads: int | None
 ) -> None:
     """Measure a model on binary images: ELBO in parts, importance-weighted likelihood, bytes of a real archive.
 
@@ -57,16 +60,16 @@ def evaluate(
     checkpoint = load_average(Path(model_name))[0] if model_name.endswith(".pt") else None
     model = None if checkpoint else load_model(model_name, device)
     config = checkpoint.config if checkpoint else model.coder.config  # type: ignore[union-attr]
-    chosen = load_binary(data, config.image_size, split)[:images]
+    chosen = load_binary(data, config.image_size, share.split)[: share.images]
     if chosen.max() > 1:
         chosen = binarise(chosen, np.random.default_rng(seed))
     result: dict[str, Any]
     with progress_bar(False, "eval") as update:
         if checkpoint:
-            result = checkpoint_elbo(checkpoint, chosen, samples, limit, seed, device, update)
+            result = checkpoint_elbo(checkpoint, chosen, share.samples, share.limit, seed, device, update)
         else:
             assert model is not None
-            result = measure(model, chosen, samples=samples, limit=limit, seed=seed, progress=update)
+            result = measure(model, chosen, samples=share.samples, limit=share.limit, seed=seed, progress=update)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return

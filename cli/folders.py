@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Command
+from .options import Command, Target
 
 if TYPE_CHECKING:
     from vlae_codec.folders import Coding, Outcome, Task
@@ -50,12 +49,12 @@ class ManyFiles:
 
 
 def reading_options(function: Command) -> Command:
-    """The options of commands that only read; they come as one argument, ``many_files``."""
+    """The options of commands that only read; a `ManyFiles`."""
     return _options(function, [])
 
 
 def folder_options(function: Command) -> Command:
-    """The options of commands that write a folder; they come as one argument, ``many_files``."""
+    """The options of commands that write a folder; a `ManyFiles`."""
     return _options(function, [
         click.option("--keep-going/--fail-fast", default=True, show_default=True,
                      help="Folders and archives: go on after a file that fails, or stop."),
@@ -64,13 +63,6 @@ def folder_options(function: Command) -> Command:
 
 
 def _options(function: Command, more: list[Callable]) -> Command:
-    @functools.wraps(function)
-    def gathered(
-        *args: Any, recursive: bool, jobs: int | None, as_json: bool, keep_going: bool = True,
-        skip_existing: bool = False, **rest: Any,
-    ) -> Any:  # fmt: skip
-        return function(*args, many_files=ManyFiles(recursive, jobs, as_json, keep_going, skip_existing), **rest)
-
     decorators = [
         click.option("-r", "--recursive", is_flag=True, help="Folders: visit sub-folders."),
         click.option("-j", "--jobs", type=click.IntRange(0), help="Folders: worker processes; default: as many as keep "
@@ -78,10 +70,9 @@ def _options(function: Command, more: list[Callable]) -> Command:
         *more,
         click.option("--json", "as_json", is_flag=True, help="Folders: print JSON on stdout."),
     ]  # fmt: skip
-    command: Any = gathered
     for decorate in reversed(decorators):
-        command = decorate(command)
-    return command
+        function = decorate(function)
+    return function
 
 
 #: What a command looks for in folders.
@@ -113,15 +104,14 @@ def say(text: str, err: bool = True) -> None:
     tqdm.write(click.format_filename(text), file=sys.stderr if err else sys.stdout)
 
 
+def about(path: str, error: str) -> str:
+    """What is wrong with a file, as one line that names it once, with its folders."""
+    name = os.path.basename(path)
+    return f"{path}{error[len(name) :]}" if error.startswith(f"{name} ") else f"{path}: {error}"
+
+
 def run_folder(
-    what: str,
-    tasks: Sequence[Task],
-    output: str,
-    coding: Coding,
-    many_files: ManyFiles,
-    force: bool,
-    quiet: bool,
-    others: int,
+    what: str, tasks: Sequence[Task], target: Target, coding: Coding, many_files: ManyFiles, quiet: bool, others: int
 ) -> None:
     """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed.
 
@@ -134,26 +124,23 @@ def run_folder(
 
     if any(str(task.source) == files.STANDARD for task in tasks):
         raise VlaeError("standard input has no name that its output could have in a folder; name an output file")
-    if force and many_files.skip_existing:
+    if target.force and many_files.skip_existing:
         raise click.UsageError("--force replaces outputs that exist, --skip-existing keeps them: give one of them")
     coding.models.load()  # What is wrong with the model is said once, not of every file.
     jobs, threads = many_files.workers(len(tasks), coding.threads)
     run = folders.compress if what == "compress" else folders.decompress
     done: list[Outcome] = []
+    assert target.output is not None
     outcomes = run(
-        tasks,
-        Path(output),
-        replace(coding, threads=threads),
-        jobs=jobs,
-        force=force,
+        tasks, Path(target.output), replace(coding, threads=threads), jobs=jobs, force=target.force,
         skip_existing=many_files.skip_existing,
-    )
+    )  # fmt: skip
     with files_bar(quiet, what, len(tasks)) as update, closing(outcomes):
         for outcome in outcomes:
             done.append(outcome)
             update(1)
             if outcome.error is not None:
-                say(f"{outcome.source}: {outcome.error}")
+                say(about(outcome.source, outcome.error))
                 if not many_files.keep_going:
                     break
     order = {str(task.source): number for number, task in enumerate(tasks)}

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from .options import coding_options, complete_path, note, use_threads
+from .options import Runner, Target, coding_options, complete_path, gather
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much z may tell."""
+
+    quality: int | None
+    most_bytes: int | None
+    fidelity: float | None
 
 
 @click.command()
@@ -22,19 +32,8 @@ from .options import coding_options, complete_path, note, use_threads
               help="Binary images: how much closeness to q(z|x) counts against size; default: 2.5.")  # fmt: skip
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
 @coding_options
-def lossy(
-    sources: tuple[str, ...],
-    output: str,
-    quality: int | None,
-    most_bytes: int | None,
-    fidelity: float | None,
-    key: str,
-    model_name: str | None,
-    device: str,
-    threads: int | None,
-    force: bool,
-    quiet: bool,
-) -> None:
+@gather(target=Target, size=Size, runner=Runner)
+def lossy(sources: tuple[str, ...], target: Target, size: Size, key: str, runner: Runner) -> None:
     """Keep only the global structure of images: z, some bits for each image.
 
     `decompress` shows what z tells of a photograph, or draws binary images anew: the pixels differ from the
@@ -54,24 +53,25 @@ def lossy(
     from vlae_codec.images.sets import Source, find_images, flat_images, is_array, load_array, open_binary, to_binary
     from vlae_codec.registry import LOSSY_MODEL, load_model
 
+    output = target.output or files.STANDARD
     files.check_other(output, sources)
-    files.check_writable(output, force)
-    use_threads(threads)
-    model = load_model(model_name or LOSSY_MODEL, device)
-    options = {} if fidelity is None else {"fidelity": fidelity}
-    if quality is not None and most_bytes is not None:
+    files.check_writable(output, target.force)
+    runner.use_threads()
+    model = load_model(runner.model_name or LOSSY_MODEL, runner.device)
+    options = {} if size.fidelity is None else {"fidelity": size.fidelity}
+    if size.quality is not None and size.most_bytes is not None:
         raise click.UsageError("--quality and --bytes both choose the size: give one of them")
-    if model.config.image_size and (quality is not None or most_bytes is not None):
+    if model.config.image_size and (size.quality is not None or size.most_bytes is not None):
         raise click.UsageError("--quality and --bytes are for photographs; binary images take --fidelity")
     if not model.config.image_size:
-        if fidelity is not None:
+        if size.fidelity is not None:
             raise click.UsageError("--fidelity is for binary images; photographs take --quality or --bytes")
         if len(sources) > 1 or Path(sources[0]).is_dir() or is_array(sources[0]):
             raise UnsupportedImage("lossy takes one photograph at a time; many images need a model for binary images")
         image = codes.open_photograph(files.read_bytes(sources[0]), sources[0])
         name = Path(sources[0]).name or "image"
         file = codes.encode_photograph(
-            image, model, name, quality=quality or codes.QUALITY, most_bytes=most_bytes
+            image, model, name, quality=size.quality or codes.QUALITY, most_bytes=size.most_bytes
         )  # fmt: skip
     elif len(sources) == 1 and is_array(sources[0]):
         array, found = load_array(Path(sources[0]), key)
@@ -82,10 +82,9 @@ def lossy(
         bits, source = open_binary(paths, model.config.image_size)
         file = codes.encode_images(bits, model, source, [name for name, _ in paths], **options)
     data = file.to_bytes()
-    files.write_bytes(output, data, force)
+    files.write_bytes(output, data, target.force)
     count = file.head["count"]
-    note(
-        quiet,
+    runner.note(
         f"{output}: {len(data)} bytes, {count} images; z: {file.bits / count:.2f} bits an image, "
         f"KL {file.kl / count:.2f}, file {8 * len(data) / count:.2f}",
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -22,8 +24,52 @@ def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [CompletionItem(incomplete, type="file")]
 
 
+def gather(**records: type) -> Callable[[Command], Command]:
+    """Give a command its options as records: each argument named here is a dataclass, of the options that it lists."""
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def gathered(*args: Any, **given: Any) -> Any:
+            for name, record in records.items():
+                names = [field.name for field in dataclasses.fields(record)]
+                given[name] = record(**{option: given.pop(option) for option in names if option in given})
+            return function(*args, **given)
+
+        command: Any = gathered
+        return command
+
+    return decorate
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is written: where, and how."""
+
+    output: str | None
+    force: bool
+    attributes: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """Which model runs, where, and what is said of it."""
+
+    model_name: str | None
+    device: str
+    threads: int | None
+    quiet: bool
+
+    def use_threads(self) -> None:
+        """Apply ``--threads``."""
+        use_threads(self.threads)
+
+    def note(self, text: str) -> None:
+        """See `note`."""
+        note(self.quiet, text)
+
+
 def model_options(function: Command) -> Command:
-    """Those of every command that runs a model on files."""
+    """Those of every command that runs a model on files; a `Runner`."""
     model_help = "Model to use; default: photo to compress, the one that made the file to decompress."
     device_help = "Where the networks run; the bytes do not depend on it."
     decorators = [
@@ -38,7 +84,7 @@ def model_options(function: Command) -> Command:
 
 
 def coding_options(function: Command) -> Command:
-    """Those of every command that codes pixels into files."""
+    """Those of every command that codes pixels into files; a `Runner` and a `Target`'s ``force``."""
     force = click.option("-f", "--force", is_flag=True, help="Replace the output if it exists.")
     return model_options(force(function))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import complete_path
+from .options import complete_path, gather
 
 #: Options that replace a value of the preset's configuration or schedule.
 CONFIG = ("blocks", "channels", "z_channels", "z_hidden", "z_width")
@@ -16,6 +16,30 @@ SCHEDULE = (
     "steps", "decay", "batch", "crop", "z_from", "free_bits", "kl_warmup", "word_dropout", "rate", "matrix_rate",
     "seed", "distortion",
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where a run begins, ends and is done."""
+
+    output: Path | None
+    start: str | None
+    until: int | None
+    bf16: bool | None
+    device: str
+    threads: int | None
+    quiet: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What of a model is there, and trained."""
+
+    pointwise: bool
+    freeze_decoder: bool
+    z_alone: bool
+    rounded: bool
+    freeze_z: bool
 
 
 @click.command()
@@ -55,23 +79,8 @@ SCHEDULE = (
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all cores.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def train(
-    preset_name: str,
-    sources: tuple[Path, ...],
-    output: Path | None,
-    start: str | None,
-    until: int | None,
-    pointwise: bool,
-    freeze_decoder: bool,
-    z_alone: bool,
-    rounded: bool,
-    freeze_z: bool,
-    bf16: bool | None,
-    device: str,
-    threads: int | None,
-    quiet: bool,
-    **changes: Any,
-) -> None:
+@gather(run=Run, parts=Parts)
+def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, **changes: Any) -> None:
     """Train a model on photographs or on binary images.
 
     The checkpoint in the output folder is written every 500 steps and on Ctrl-C; the same command goes on from there.
@@ -96,50 +105,51 @@ def train(
         for name, each in PRESETS.items():
             click.echo(f"{name:<16} {each.about}")
         return
-    if not sources or output is None:
+    if not sources or run.output is None:
         raise click.UsageError("name the data with --data and a folder for the checkpoint with --output")
-    if z_alone and (freeze_z or freeze_decoder):
+    if parts.z_alone and (parts.freeze_z or parts.freeze_decoder):
         raise click.UsageError("--z-alone leaves out the decoder: there is nothing to freeze")
-    if rounded and not z_alone:
+    if parts.rounded and not parts.z_alone:
         raise click.UsageError("--rounded is for training z alone: give --z-alone too")
-    if freeze_decoder and start is None:
+    if parts.freeze_decoder and run.start is None:
         raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name it with --start")
-    if threads:
-        torch.set_num_threads(threads)
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    device = run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = preset(preset_name)
     given = {name: value for name, value in changes.items() if value is not None}
     config, begin = chosen.config, None
-    if start:
-        begin = Path(start) if start.endswith(".pt") else to_floats(load_model(start, "cpu").coder.model)
+    if run.start:
+        begin = Path(run.start) if run.start.endswith(".pt") else to_floats(load_model(run.start, "cpu").coder.model)
     if isinstance(begin, VLAE):
         config = begin.config
         if config.image_size != chosen.config.image_size:
             kind = "binary images: give --config vlae" if config.image_size else "photographs: give --config photo"
-            raise UnknownModel(f"--start {start} is a model for {kind}")
+            raise UnknownModel(f"--start {run.start} is a model for {kind}")
     shape = {name: given[name] for name in CONFIG if name in given}
     if shape.get("z_channels", 0) % max(config.z_groups, 1):
         shape["z_groups"] = 0
-    if pointwise:
+    if parts.pointwise:
         shape |= {"spatial": False, "depthwise": False}
     config = dataclasses.replace(config, **shape)
     schedule = dataclasses.replace(chosen.schedule, **{name: given[name] for name in SCHEDULE if name in given})
-    if bf16 is not None:
-        schedule = dataclasses.replace(schedule, bfloat16=bf16)
-    if freeze_decoder:
+    if run.bf16 is not None:
+        schedule = dataclasses.replace(schedule, bfloat16=run.bf16)
+    if parts.freeze_decoder:
         schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
-    if z_alone or freeze_z:
-        schedule = dataclasses.replace(schedule, z_alone=z_alone, freeze_z=freeze_z, rounded=rounded)
-    trainer = Trainer(config, schedule, output, begin, device)
+    if parts.z_alone or parts.freeze_z:
+        schedule = dataclasses.replace(schedule, z_alone=parts.z_alone, freeze_z=parts.freeze_z, rounded=parts.rounded)
+    trainer = Trainer(config, schedule, run.output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
 
     def show(report: Report) -> None:
-        if not quiet and report.step % 50 == 0:
+        if not run.quiet and report.step % 50 == 0:
             click.echo(
                 f"step {report.step}/{schedule.steps}  pixels {report.pixels:.4f}  KL {report.kl:.5f} {unit}  "
                 f"error {report.error:.1f}  {report.images_per_second:.1f} images/s",
                 err=True,
             )
 
-    trainer.run(list(sources), show, until=until)
+    trainer.run(list(sources), show, until=run.until)

@@ -1,4 +1,4 @@
-"""Each folder imports only from what stands below it."""
+"""Each folder imports only from what stands below it, and nothing in it is too large to be read at once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ LAYERS = (
     ("images", "packing"), ("registry",), ("formats",), ("folders", "evaluate", "plugins"), ("cli",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+#: Most lines of a file and of a class, and most parameters of a function, besides its own object.
+MOST_LINES, MOST_OF_A_CLASS, MOST_PARAMETERS = 450, 200, 8
+#: What is over the limits still; none is to be added.
+LARGE = {"loops.py: _gather", "loops.py: _depthwise", "photo.py: PhotoNetworks", "photo.py: PhotoCoder"}
 FILES = sorted(path for folder in ("vlae_codec", "models", "cli") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -50,3 +54,38 @@ def test_a_module_imports_what_stands_below_it(path: Path) -> None:
     rooms = {name.split(".")[1] for name in imports.found if name.startswith("vlae_codec.")} & set(RANK)
     if room(path) != "__init__":
         assert not {name for name in rooms if RANK[name] > RANK[room(path)]}
+
+
+def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many a function has, besides its own object."""
+    found = node.args
+    names = [each.arg for each in (*found.posonlyargs, *found.args, *found.kwonlyargs)]
+    names += [each.arg for each in (found.vararg, found.kwarg) if each]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def too_large(path: Path) -> list[str]:
+    """What of a file is over the limits."""
+    text = path.read_text()
+    found = [path.name] if text.count("\n") > MOST_LINES else []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= MOST_OF_A_CLASS:
+            found.append(f"{path.name}: {node.name}")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and parameters(node) > MOST_PARAMETERS:
+            found.append(f"{path.name}: {node.name}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_too_large(path: Path) -> None:
+    assert not set(too_large(path)) - LARGE
+
+
+def test_what_is_too_large_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("class A:\n    def f(self, a, b, c, d, e, f, g, *, h): ...\n" + "    x = 1\n" * 198)
+    assert too_large(path) == []
+    path.write_text("class A:\n    def f(self, a, b, c, d, e, f, g, *, h, **i): ...\n" + "    x = 1\n" * 199)
+    assert too_large(path) == ["a.py: A", "a.py: f"]
+    path.write_text("x = 1\n" * 451)
+    assert too_large(path) == ["a.py"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import vlae_codec.waiting  # noqa: F401  before torch and numba are loaded
@@ -19,8 +20,10 @@ from vlae_codec.errors import (
 )
 
 if TYPE_CHECKING:
-    from vlae_codec.formats.archive import Archive, archive_array, archive_files
-    from vlae_codec.formats.single import compress, decompress, info
+    from vlae_codec.formats.archive import Archive
+    from vlae_codec.formats.archive_writer import archive_array, archive_files
+    from vlae_codec.formats.image import info
+    from vlae_codec.formats.single import compress, decompress
     from vlae_codec.plugins.torch import ImageDataset, SegmentSampler
     from vlae_codec.registry import Model, load_model
 
@@ -47,10 +50,15 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+# An installation has models/ and cli/ inside; in a checkout they lie beside, and `python -m` there finds this folder
+# before the one that is installed.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "cli")):
+    __path__.append(os.path.dirname(os.path.dirname(__file__)))
+
 #: Where each name is that is imported when it is first asked for, so that a command loads what it needs.
 _HOMES = {
-    "Archive": "formats.archive", "archive_array": "formats.archive", "archive_files": "formats.archive",
-    "compress": "formats.single", "decompress": "formats.single", "info": "formats.single",
+    "Archive": "formats.archive", "archive_array": "formats.archive_writer", "archive_files": "formats.archive_writer",
+    "compress": "formats.single", "decompress": "formats.single", "info": "formats.image",
     "ImageDataset": "plugins.torch", "SegmentSampler": "plugins.torch", "Model": "registry", "load_model": "registry",
 }  # fmt: skip
 

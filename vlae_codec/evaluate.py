@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vlae_codec.coding.binary import BinaryCoder, pixel_bits
 from vlae_codec.coding.latent import draw_posterior, gaussian_bits
 from vlae_codec.entropy.codecs import Gaussians
-from vlae_codec.formats import archive
+from vlae_codec.formats.archive_writer import SEGMENT, archive_array
 from vlae_codec.registry import Model
 from vlae_codec.stages import MAX_BATCH, Progress, no_progress
 
@@ -59,7 +59,7 @@ def importance_nll(
 
 def evaluate(
     model: Model, images: NDArray[np.uint8], *, samples: int = 0, limit: int | None = None, seed: int = 0,
-    segment: int = archive.SEGMENT, progress: Progress = no_progress,
+    segment: int = SEGMENT, progress: Progress = no_progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Theory and files side by side.
 
@@ -101,7 +101,7 @@ def evaluate(
             "nats": float(nll.mean()), "standard_error": float(nll.std() / math.sqrt(len(nll))),
             "samples": samples, "images": len(nll),
         }  # fmt: skip
-    size = len(archive.archive_array(images, model, segment=segment, verify=False, progress=progress))
+    size = len(archive_array(images, model, segment=segment, verify=False, progress=progress))
     nats = 8 * size * NATS / len(images)
     return {
         "model": model.name, "model_id": model.id.hex(), "images": len(images),

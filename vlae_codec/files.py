@@ -6,7 +6,6 @@ import contextlib
 import os
 import stat
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -194,6 +193,9 @@ def _remove_old(folder: Path, start: str) -> None:
 
 
 def _write_file(path: str, data: bytes, force: bool, attributes: Attributes | None) -> None:
+    # Here, as what only reads need not load it.
+    import tempfile
+
     target = Path(path)
     # The target is in the name, so that what a killed process left of it is found.
     start = f".vlae-{zlib.crc32(os.fsencode(target.name)):08x}-"

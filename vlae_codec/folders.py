@@ -8,15 +8,15 @@ import io
 import re
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError, describe
-from vlae_codec.formats import image, kinds, single
+from vlae_codec.formats import image, kinds
 from vlae_codec.formats.archive import Archive, extract
+from vlae_codec.formats.source import FileOptions, compress_file, restore_file
 from vlae_codec.images import io as imaging
-from vlae_codec.images.pixels import MAX_PIXELS
 from vlae_codec.registry import Models
 from vlae_codec.workers import run_each
 
@@ -26,7 +26,7 @@ from . import files
 SUFFIX = ".vlae"
 #: What is said of a file whose worker process ended in the middle of it.
 DIED = "the process that worked on it died: killed, or out of memory"
-#: What a file holds that differs from its original, by what `single.info` says of it.
+#: What a file holds that differs from its original, by what `image.info` says of it.
 _HELD = {
     "bit for bit": "another file",
     "same pixels and metadata": "a PNG's pixels and chunks alone, or another file; compress it with --exact",
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Coding:
-    """How the files of a run are coded; see `single.compress_file` for ``pixels`` to ``exact``.
+    """How the files of a run are coded.
 
     Attributes
     ----------
@@ -60,22 +60,17 @@ class Coding:
     device : str
     threads : int, optional
         CPU threads of each process; None for all cores.
+    options : FileOptions
+        Of them only ``max_pixels`` tells how to restore.
     attributes : bool
         Give outputs the permissions and the time of modification of their sources.
-    quick : bool
-        See `single.compress_file`.
     """
 
     model: str | None = None
     device: str = "auto"
     threads: int | None = 1
-    pixels: bool = False
-    strip: bool = False
-    verify: bool = True
-    max_pixels: int = MAX_PIXELS
-    exact: bool = False
+    options: FileOptions = field(default_factory=FileOptions)
     attributes: bool = True
-    quick: bool = False
 
     def start(self) -> None:
         """Make a process ready: the threads set, the model loaded, which the registry then keeps."""
@@ -208,7 +203,7 @@ def restored_name(name: str, original: str) -> str:
     name : str
         Of the .vlae file.
     original : str
-        Of what it held, by `single.restore_file`; empty for a PNG without a name.
+        Of what it held, by `source.restore_file`; empty for a PNG without a name.
 
     Examples
     --------
@@ -343,10 +338,7 @@ def _timed(task: Task, code: Callable[[bytes], tuple[str, bytes]]) -> _Coded:
 
 def _compress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
-        return task.name, single.compress_file(
-            data, task.source.name, coding.models.load(), pixels=coding.pixels, strip=coding.strip,
-            verify=coding.verify, max_pixels=coding.max_pixels, exact=coding.exact, quick=coding.quick,
-        )  # fmt: skip
+        return task.name, compress_file(data, task.source.name, coding.models.load(), coding.options)
 
     return _timed(task, code)
 
@@ -355,8 +347,8 @@ def _decompress(coding: Coding, task: Task) -> _Coded:
     def code(data: bytes) -> tuple[str, bytes]:
         if not kinds.is_single(data):
             raise VlaeError("an archive or a lossy file: restore it by a command of its own")
-        model = image.model_for(data, coding.models, coding.max_pixels)
-        original, result = single.restore_file(data, model, max_pixels=coding.max_pixels)
+        model = image.model_for(data, coding.models, coding.options.max_pixels)
+        original, result = restore_file(data, model, max_pixels=coding.options.max_pixels)
         return str(PurePosixPath(task.name).with_name(restored_name(task.source.name, original))), result
 
     return _timed(task, code)
@@ -412,7 +404,7 @@ def _verify(coding: Coding, against: Path | None, path: Path) -> Finding:
     try:
         data = files.read_bytes(path)
         if against is None:
-            return Finding(str(path), "ok", kinds.check(data, coding.models, coding.max_pixels))
+            return Finding(str(path), "ok", kinds.check(data, coding.models, coding.options.max_pixels))
         return Finding(str(path), "ok", _compared(data, against, coding))
     except UnknownModel as error:
         return Finding(str(path), "unchecked", error=f"cannot be checked: {describe(error)}")
@@ -424,14 +416,14 @@ def _verify(coding: Coding, against: Path | None, path: Path) -> Finding:
 def _compared(data: bytes, original: Path, coding: Coding) -> str:
     """What is the same bit for bit, in words; `VlaeError` names what differs."""
     if kinds.is_single(data):
-        model = image.model_for(data, coding.models, coding.max_pixels)
-        name, content = single.restore_file(data, model, max_pixels=coding.max_pixels)
+        model = image.model_for(data, coding.models, coding.options.max_pixels)
+        name, content = restore_file(data, model, max_pixels=coding.options.max_pixels)
         original = original / name if original.is_dir() else original
         if content != files.read_bytes(original):
-            found = single.info(data)["restores"]
+            found = image.info(data)["restores"]
             raise VlaeError(f"differs from {original}: the .vlae file holds {_HELD[found]}")
         return f"{original}, bit for bit"
-    archive = Archive(io.BytesIO(data), coding.models.load(), coding.models.device, coding.max_pixels)
+    archive = Archive(io.BytesIO(data), coding.models.load(), coding.models.device, coding.options.max_pixels)
     if archive.source.kind != "files" or not original.is_dir():
         raise VlaeError("an archive of files is compared with their folder, and other archives with nothing")
     differing = []

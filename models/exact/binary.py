@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from vlae_codec.models import plan
+from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.layers import from_patches, to_patches
 from vlae_codec.models.plan import NEIGHBOURS, POSTERIOR
 
@@ -52,32 +53,15 @@ class BinaryNetworks:
         }
         self.prior_pass = PriorPass(model) if "prior.0" in model.layers else None
         self.convolutions = {
-            name: self._kernel(name) for name in self.layers if not name.startswith(("prior", "features.0"))
+            name: _kernel(self.config, name, layer.weight)
+            for name, layer in self.layers.items()
+            if not name.startswith(("prior", "features.0"))
         }
         self.convolve: Callable[..., Tensor] = F.conv2d
         if not self._is_exact():
             self.convolve = _unfolded
             if not self._is_exact():
                 raise UnsafeModel(f"device {device} does not sum integers exactly; use --device cpu")
-
-    def _kernel(self, name: str) -> Kernel:
-        """A layer's weights as a convolution's, over the pixels that it sees."""
-        config, weight = self.config, self.layers[name].weight
-        outputs = len(weight)
-        if name == "decoder.window":
-            columns = config.window_left + config.window_right + 1
-            full = F.pad(weight, (0, (config.window_rows + 1) * columns - weight.shape[1]))
-            kernel = full.view(outputs, 1, config.window_rows + 1, columns)
-            return kernel, 1, 0
-        if name.endswith(".masked") and config.spatial:
-            # The last four places of a 3x3 kernel stay zero.
-            full = F.pad(weight, (0, 4 * config.channels))
-            return full.view(outputs, 3, 3, -1).permute(0, 3, 1, 2), 1, 1
-        if ".block" in name and not name.startswith("decoder"):
-            return weight.view(outputs, 3, 3, -1).permute(0, 3, 1, 2), 1, 1
-        if name == "encoder.0":
-            return weight.view(outputs, 1, 4, 4), 2, 1
-        return weight[:, :, None, None], 1, 0
 
     @exactly
     def _is_exact(self) -> bool:
@@ -239,6 +223,25 @@ class BinaryNetworks:
             h = self._product(u, f"{name}.masked").add_(h)
         h = self._product(self._active(h, "decoder.head1"), "decoder.head1")
         return self._product(h, "decoder.head2")[:, 0].to(torch.int64).cpu().numpy()
+
+
+def _kernel(config: VLAEConfig, name: str, weight: Tensor) -> Kernel:
+    """A layer's weights as a convolution's, over the pixels that it sees."""
+    outputs = len(weight)
+    if name == "decoder.window":
+        columns = config.window_left + config.window_right + 1
+        full = F.pad(weight, (0, (config.window_rows + 1) * columns - weight.shape[1]))
+        kernel = full.view(outputs, 1, config.window_rows + 1, columns)
+        return kernel, 1, 0
+    if name.endswith(".masked") and config.spatial:
+        # The last four places of a 3x3 kernel stay zero.
+        full = F.pad(weight, (0, 4 * config.channels))
+        return full.view(outputs, 3, 3, -1).permute(0, 3, 1, 2), 1, 1
+    if ".block" in name and not name.startswith("decoder"):
+        return weight.view(outputs, 3, 3, -1).permute(0, 3, 1, 2), 1, 1
+    if name == "encoder.0":
+        return weight.view(outputs, 1, 4, 4), 2, 1
+    return weight[:, :, None, None], 1, 0
 
 
 def _channels_last(h: Tensor) -> Tensor:

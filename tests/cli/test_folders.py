@@ -17,9 +17,11 @@ from conftest import GOLDEN, picture
 from PIL import Image
 from test_cli import TINY, call, check_refused, pixels
 
+import vlae_codec
 from vlae_codec import files, folders
 from vlae_codec.errors import UnsupportedImage, VlaeError
 from vlae_codec.formats import single as api
+from vlae_codec.formats.source import compress_file
 
 NAMES = ("a.bmp", "a.png", "sub/a.png", "sub/deep/b.png")
 HERE = ("-j", "0", "-m", TINY)
@@ -126,9 +128,8 @@ def test_keep_going(images: Path, tmp_path: Path) -> None:
     result = call("compress", images, "-o", f"{tmp_path}/out/", "-r", *HERE, "-q")
     assert result.exit_code == 1
     first, second = result.stderr.splitlines()
-    assert first == f"{images}/a.bmp: a.bmp is not an image that Pillow can read"
-    assert second.startswith(f"{images}/sub/a.png: ")
-    assert "is empty" in second
+    assert first == f"{images}/a.bmp is not an image that Pillow can read"
+    assert second == f"{images}/sub/a.png is empty, expected an image"
     assert below(tmp_path / "out") == ["a.png.vlae", "sub/deep/b.png.vlae"]
 
 
@@ -153,7 +154,7 @@ def test_outputs_that_exist(images: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["totals"]["skipped"] == 2
     assert there.read_bytes() == b"precious"
     assert call("compress", images, "-o", tmp_path / "out", *HERE, "-f").exit_code == 0
-    assert there.read_bytes() == api.compress_file(
+    assert there.read_bytes() == compress_file(
         (images / "a.png").read_bytes(), "a.png", folders.Coding(TINY).models.load()
     )
     result = call("compress", images, "-o", tmp_path / "out", *HERE, "-f", "--skip-existing")
@@ -298,4 +299,4 @@ def test_interrupted(images: Path, tmp_path: Path) -> None:
     assert 0 < len(written) < 34
     for path in written:
         assert path.suffix == ".vlae"
-        api.info(path.read_bytes())
+        vlae_codec.info(path.read_bytes())

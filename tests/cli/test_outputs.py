@@ -246,7 +246,7 @@ def test_a_run_that_is_stopped_leaves_no_empty_folders(folder: Path, monkeypatch
     def interrupt(*arguments: object, **rest: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vlae_codec.formats.single.compress_file", interrupt)
+    monkeypatch.setattr("vlae_codec.folders.compress_file", interrupt)
     for output in ("out/", "old/"):
         assert call("compress", "in", "-o", output, "-r", "-m", TINY, "--jobs", 0).exit_code == 130
     assert not os.path.exists("out")

@@ -67,3 +67,12 @@ def test_what_no_model_codes_loads_no_network(name: str, unwanted: set[str], tmp
     assert not loaded("compress", tmp_path / name, "-o", packed) & unwanted
     assert not loaded("decompress", packed, "-o", tmp_path / f"again-{name}") & unwanted
     assert (tmp_path / f"again-{name}").read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_modules_run_from_a_checkout_whatever_is_installed() -> None:
+    """There `python -m` finds the checkout's package, without what an installation puts inside."""
+    finders = "sys.meta_path[:] = [each for each in sys.meta_path if 'editable' not in repr(each).lower()]"
+    script = f"import sys; {finders}; import vlae_codec.cli.bench, vlae_codec.models.plan as p; print(p.__file__)"
+    root = GOLDEN.parent.parent
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    assert Path(done.stdout.strip()) == root / "models" / "plan.py"

@@ -17,7 +17,9 @@ from test_cli import TINY, call, check_refused
 
 from vlae_codec import load_model
 from vlae_codec.formats import archive, header
+from vlae_codec.formats.archive_writer import ArchiveWriter
 from vlae_codec.formats.header import Reason
+from vlae_codec.images.sets import Source
 
 BINARY = str(GOLDEN / "tiny-binary.safetensors")
 
@@ -114,7 +116,7 @@ def test_what_exists_is_reported_and_the_others_are_restored(folder: Path, tmp_p
 
 
 def test_names_twice_in_several_sections(tmp_path: Path) -> None:
-    writer = archive.ArchiveWriter(archive.Source(), load_model(TINY, "cpu"))
+    writer = ArchiveWriter(Source(), load_model(TINY, "cpu"))
     for name, content in (("a.png", b"first"), ("A.png", b"second"), ("a.png", b"third")):
         writer.add_single(header.write_stored(Reason.FORMAT, "", content), name)
     packed = tmp_path / "set.vlae"
@@ -133,7 +135,7 @@ def test_names_that_differ_in_case_alone_where_that_is_no_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link stands for what such a file system does: both names lead to one file."""
-    writer = archive.ArchiveWriter(archive.Source(), load_model(TINY, "cpu"))
+    writer = ArchiveWriter(Source(), load_model(TINY, "cpu"))
     for name, content in (("a.png", b"first"), ("A.png", b"second")):
         writer.add_single(header.write_stored(Reason.FORMAT, "", content), name)
     packed, out = tmp_path / "set.vlae", tmp_path / "out"

@@ -126,9 +126,12 @@ def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
 
     from vlae_codec.coding import wavefront
     from vlae_codec.entropy import ans, cdf, codecs, kernels
+    from vlae_codec.images.rasters import blocks, deflate
 
     records = str([record._fields for record in (ans.Stack, codecs.Gaussians, codecs.Intervals)]).encode()
-    for module, sources in ((kernels, (cdf,)), (wavefront, (cdf, kernels, loops))):
-        text = records + b"".join(Path(source.__file__).read_bytes() for source in sources)
+    for module, fields, sources in (
+        (kernels, records, (cdf,)), (wavefront, records, (cdf, kernels, loops)), (deflate, b"", (blocks,)),
+    ):  # fmt: skip
+        text = fields + b"".join(Path(source.__file__).read_bytes() for source in sources)
         digest = hashlib.sha256(text).hexdigest()
         assert digest.startswith(module._TAKEN_FROM), f"set {module.__name__}._TAKEN_FROM to {digest[:16]}"

@@ -14,7 +14,8 @@ from PIL import Image
 from vlae_codec import Archive, Model, load_model
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnknownModel, UnsupportedImage, UnsupportedVersion, VlaeError
 from vlae_codec.fields import check_names
-from vlae_codec.formats.archive import archive_array, archive_files, extract
+from vlae_codec.formats.archive import extract
+from vlae_codec.formats.archive_writer import archive_array, archive_files
 from vlae_codec.images.sets import find_images, load_array
 
 

@@ -17,6 +17,7 @@ from vlae_codec import Model, UnsupportedImage
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
 from vlae_codec.formats.header import Reason
+from vlae_codec.formats.source import FileOptions, compress_file, restore_file
 from vlae_codec.images import fallback, jpeg
 from vlae_codec.images.pixels import to_planes
 
@@ -32,9 +33,9 @@ def saved(image: Image.Image, fmt: str, **options: object) -> bytes:
 
 def check(source: bytes, name: str, model: Model, **options: bool) -> dict:
     """Compress and restore a file; what `info` says of it must come back. Gives `info`."""
-    data = api.compress_file(source, name, model, **options)
-    what = api.info(data)
-    got_name, got = api.restore_file(data, model)
+    data = compress_file(source, name, model, FileOptions(**options))
+    what = vlae_codec.info(data)
+    got_name, got = restore_file(data, model)
     assert got_name == name
     if what["mode"] == "stored":
         assert len(data) <= len(source) + 64 + len(name)
@@ -76,7 +77,7 @@ def test_png_suite(name: str, tiny_model: Model) -> None:
     # Damaged on purpose; Pillow does not mind the last one's checksum.
     if name.startswith("x") and name != "xcsn0g01.png":
         with pytest.raises(UnsupportedImage, match="image"):
-            api.compress_file(source, name, tiny_model)
+            compress_file(source, name, tiny_model)
         return
     check(source, name, tiny_model)
 
@@ -99,9 +100,9 @@ def test_every_word_of_a_png_is_kept(tiny_model: Model) -> None:
     )
     what = check(source, "words.png", tiny_model)
     assert what["mode"] != "stored"
-    _, restored = api.restore_file(api.compress_file(source, "words.png", tiny_model), tiny_model)
+    _, restored = restore_file(compress_file(source, "words.png", tiny_model), tiny_model)
     assert other_chunks(restored) == other_chunks(source)
-    image = vlae_codec.decompress(api.compress_file(source, "words.png", tiny_model), tiny_model)
+    image = vlae_codec.decompress(compress_file(source, "words.png", tiny_model), tiny_model)
     assert image.info["icc_profile"] == SRGB
     assert image.info["Author"] == "Đặng"
     assert image.getexif()[0x0112] == 6
@@ -113,7 +114,7 @@ def test_strip_drops_what_is_said_and_keeps_what_is_seen(tiny_model: Model) -> N
     image = Image.fromarray(picture("smooth", 60, 60)).quantize(40)
     source = saved(image, "PNG", pnginfo=info, transparency=bytes(range(40)), icc_profile=SRGB)
     check(source, "a.png", tiny_model, strip=True)
-    _, restored = api.restore_file(api.compress_file(source, "a.png", tiny_model, strip=True), tiny_model)
+    _, restored = restore_file(compress_file(source, "a.png", tiny_model, FileOptions(strip=True)), tiny_model)
     names = {name for name, _ in chunks_of(restored)}
     assert names == {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b""}
 
@@ -197,35 +198,35 @@ def test_a_jpeg_is_stored_smaller_and_comes_back_bit_for_bit(
     if jpeg._library() is None:
         pytest.skip("needs imagecodecs or pillow-jxl-plugin")
     source = saved(Image.fromarray(picture("smooth", 120, 160)), "JPEG", quality=80, progressive=True)
-    data = api.compress_file(source, "a.jpg", tiny_model)
+    data = compress_file(source, "a.jpg", tiny_model)
     assert len(data) < 0.95 * len(source)
     what = check(source, "a.jpg", tiny_model)
     assert (what["mode"], what["why"]) == ("stored", Reason.LOSSY.text)
     # Where neither package is, such a file is not written, and not read as something else.
     monkeypatch.setattr(jpeg, "_library", lambda: None)
-    assert len(api.compress_file(source, "a.jpg", tiny_model)) > len(data)
+    assert len(compress_file(source, "a.jpg", tiny_model)) > len(data)
     with pytest.raises(UnsupportedImage, match="install pillow-jxl-plugin or imagecodecs"):
-        api.restore_file(data)
+        restore_file(data)
 
 
 def test_pixels_of_a_jpeg_are_coded_when_asked_for(tiny_model: Model) -> None:
     source = saved(Image.fromarray(picture("smooth", 50, 50)), "JPEG", quality=80, exif=Image.Exif().tobytes())
-    data = api.compress_file(source, "a.jpg", tiny_model, pixels=True)
-    assert api.info(data)["mode"] != "stored"
-    name, restored = api.restore_file(data, tiny_model)
+    data = compress_file(source, "a.jpg", tiny_model, FileOptions(pixels=True))
+    assert vlae_codec.info(data)["mode"] != "stored"
+    name, restored = restore_file(data, tiny_model)
     with Image.open(io.BytesIO(source)) as before, Image.open(io.BytesIO(restored)) as after:
         assert (name, after.format) == ("a.jpg.png", "PNG")
         assert after.tobytes() == before.tobytes()
     with pytest.raises(UnsupportedImage, match="more than 8 bits"):
-        api.compress_file(b"P3 1 1 65535 1 2 3\n", "deep.ppm", tiny_model, pixels=True)
+        compress_file(b"P3 1 1 65535 1 2 3\n", "deep.ppm", tiny_model, FileOptions(pixels=True))
 
 
 def test_a_stored_image_is_read_where_pillow_reads_all_of_it(tiny_model: Model) -> None:
     source = saved(Image.fromarray(picture("smooth", 20, 20)), "JPEG")
     with Image.open(io.BytesIO(source)) as image:
-        assert vlae_codec.decompress(api.compress_file(source, "a.jpg", tiny_model)).tobytes() == image.tobytes()
+        assert vlae_codec.decompress(compress_file(source, "a.jpg", tiny_model)).tobytes() == image.tobytes()
     with pytest.raises(UnsupportedImage, match="more than 8 bits"):
-        vlae_codec.decompress(api.compress_file(png_16_bit_rgb(), "deep.png", tiny_model))
+        vlae_codec.decompress(compress_file(png_16_bit_rgb(), "deep.png", tiny_model))
 
 
 def synthetic(kind: str) -> Image.Image:
@@ -254,7 +255,7 @@ def synthetic(kind: str) -> Image.Image:
 def test_never_silly(kind: str, tiny_model: Model) -> None:
     image = synthetic(kind)
     source = saved(image, "PNG")
-    size = len(api.compress_file(source, f"{kind}.png", tiny_model))
+    size = len(compress_file(source, f"{kind}.png", tiny_model))
     rgb = image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
     webp = len(saved(rgb, "WEBP", lossless=True, quality=100, method=6, exact=True))
     png = len(saved(image, "PNG", optimize=True))
@@ -266,8 +267,8 @@ def test_never_silly(kind: str, tiny_model: Model) -> None:
 @pytest.mark.parametrize("name", ["", "../a.png", "a/b.png", "a\0.png", "x" * 300, ".."])
 def test_names_that_no_file_should_have_are_not_kept(name: str, tiny_model: Model) -> None:
     source = saved(Image.fromarray(picture("smooth", 20, 20)), "PNG")
-    data = api.compress_file(source, name, tiny_model)
-    assert api.restore_file(data, tiny_model)[0] == ""
+    data = compress_file(source, name, tiny_model)
+    assert restore_file(data, tiny_model)[0] == ""
 
 
 def test_a_stored_file_is_checked() -> None:

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import IntegerModel
 
+import vlae_codec
 from vlae_codec import Archive, Model, fields, load_model
 from vlae_codec.errors import CorruptFile, UnknownModel, UnsafeModel, UnsupportedImage, VlaeError
-from vlae_codec.formats import archive, lossy, sections
 from vlae_codec.formats import header as container
+from vlae_codec.formats import lossy, sections
 from vlae_codec.formats import single as api
+from vlae_codec.formats.archive_writer import archive_array
 from vlae_codec.formats.header import FallbackKind, FileKind, Header
 from vlae_codec.images import sets
 
@@ -95,7 +97,7 @@ def test_every_byte_of_every_header(subjects: dict[str, mutate.Subject], name: s
 def test_an_unknown_mode_of_pillow() -> None:
     header = Header(FileKind.FALLBACK, 3, 3, bytes(8), fallback_kind=FallbackKind.PNG, pillow_mode="RGBQ")
     with pytest.raises(CorruptFile, match="mode 'RGBQ', which Pillow does not know"):
-        api.info(container.write(header, b""))
+        vlae_codec.info(container.write(header, b""))
 
 
 @pytest.mark.parametrize("gamma", ["-1", "NaN", "1e300"])
@@ -126,7 +128,7 @@ def resealed(parts: list[tuple[int, bytes]]) -> Archive:
 @pytest.fixture
 def parts(binary_model: Model) -> list[tuple[int, bytes]]:
     """The sections of an archive of an array, without its index."""
-    return mutate.sections(archive.archive_array(binary_images(10, 8), binary_model, segment=5))[:-1]
+    return mutate.sections(archive_array(binary_images(10, 8), binary_model, segment=5))[:-1]
 
 
 @pytest.mark.parametrize("shape", [(10, 4, 16), (10, 8, 9), (10, 8, 8, 3)])
@@ -163,7 +165,7 @@ def test_a_section_that_is_none_of_what_the_index_says(parts: list[tuple[int, by
 
 
 def test_a_batch_is_never_larger_than_an_encoder_makes_it(binary_model: Model) -> None:
-    parts = mutate.sections(archive.archive_array(binary_images(1, 8), binary_model))[:-1]
+    parts = mutate.sections(archive_array(binary_images(1, 8), binary_model))[:-1]
     tag, body = parts[1]
     one, many = container.write_varint(1), container.write_varint(1 << 20)
     # first image, count, names, digest and model, lanes, one batch of one image with plain z
@@ -175,14 +177,14 @@ def test_a_batch_is_never_larger_than_an_encoder_makes_it(binary_model: Model) -
         resealed(found).check()
     segment = sections.Segment(sections.Tag.CHAIN, 0, 0, 1 << 20)
     reader = Archive(io.BytesIO(mutate.assemble(parts, mutate.index_of(parts))), None, "cpu")
-    reader.section_at = lambda offset, *wanted: (tag, changed, 0)  # type: ignore[method-assign]
+    reader.file.section_at = lambda offset, *wanted: (tag, changed, 0)  # type: ignore[method-assign]
     with pytest.raises(CorruptFile, match="a batch is"):
         reader.chain(segment)
 
 
 def test_a_batch_without_z_among_those_with() -> None:
     model = load_model(GOLDEN / "tiny-binary-vae.safetensors", "cpu")
-    packed = archive.archive_array(binary_images(7, 8), model)
+    packed = archive_array(binary_images(7, 8), model)
     reader = Archive(io.BytesIO(packed), model)
     batches = reader.chain(reader.segments[0]).batches
     assert len(batches) > 1
@@ -266,7 +268,7 @@ def test_a_picture_of_next_to_no_bits_is_left_to_a_fallback(
     monkeypatch.setattr(container, "FEW_SUBPIXELS", 0)
     pixels = np.random.default_rng(0).integers(0, 2, (200, 300, 3), np.uint8)
     data = api.compress(pixels, tiny_model)
-    assert api.info(data)["mode"] == "fallback"
+    assert vlae_codec.info(data)["mode"] == "fallback"
     assert np.array_equal(np.asarray(api.decompress(data)), pixels)
 
 
@@ -287,7 +289,7 @@ def test_the_limit_of_pixels_is_the_callers(tiny_model: Model, binary_model: Mod
         api.decompress(data, tiny_model, max_pixels=199)
     with pytest.raises(UnsupportedImage, match="more than 199"):
         api.compress(image, tiny_model, max_pixels=199)
-    packed = archive.archive_array(binary_images(10, 8), binary_model, segment=5)
+    packed = archive_array(binary_images(10, 8), binary_model, segment=5)
     assert not Archive(io.BytesIO(packed), binary_model, max_pixels=320).check()
     with pytest.raises(UnsupportedImage, match="40 x 8 pixels, more than 319"):
         Archive(io.BytesIO(packed), binary_model, max_pixels=319).array()

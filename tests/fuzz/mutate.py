@@ -35,6 +35,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from conftest import binary_images, picture, vlae_file  # noqa: E402
 
+import vlae_codec  # noqa: E402
 from vlae_codec import Archive, registry  # noqa: E402
 from vlae_codec.coding.binary import BinaryCoder  # noqa: E402
 from vlae_codec.coding.wavefront import Alphabet  # noqa: E402
@@ -43,8 +44,10 @@ from vlae_codec.formats import archive as archives  # noqa: E402
 from vlae_codec.formats import header as container  # noqa: E402
 from vlae_codec.formats import lossy  # noqa: E402
 from vlae_codec.formats import single as api  # noqa: E402
+from vlae_codec.formats.archive_writer import ArchiveWriter  # noqa: E402
 from vlae_codec.formats.header import FallbackKind, FileKind, Header, Reason, write_varint  # noqa: E402
-from vlae_codec.formats.sections import END, END_BYTES, ArchiveWriter, Tag, binary_digest  # noqa: E402
+from vlae_codec.formats.sections import END, END_BYTES, Tag, binary_digest  # noqa: E402
+from vlae_codec.formats.source import compress_file, restore_file  # noqa: E402
 from vlae_codec.images import fallback  # noqa: E402
 from vlae_codec.images import io as imaging  # noqa: E402
 from vlae_codec.images.metadata import metadata_of  # noqa: E402
@@ -140,7 +143,7 @@ def made() -> dict[str, bytes]:
         ("tags", "TIFF", {"dpi": (300, 300), "description": "a picture"}),
         ("qoi", "QOI", {}),
     ):
-        files[name] = api.compress_file(fallback.saved(larger, fmt, **options), f"a.{fmt.lower()}", model)
+        files[name] = compress_file(fallback.saved(larger, fmt, **options), f"a.{fmt.lower()}", model)
         assert container.kind_of(files[name]) is not FileKind.STORED
     files["packed"] = container.write_stored(Reason.FORMAT, "a.gif", fallback.saved(larger.quantize(9), "BMP"))
     small = Image.fromarray(picture("smooth", 20, 24))
@@ -194,12 +197,12 @@ def _subject(name: str, data: bytes) -> Subject:
     expected = (original.mode, original.size, original.tobytes())
 
     def decode(mutant: bytes, repaired: bool) -> str:
-        refused = _refusal(lambda: api.info(mutant))
+        refused = _refusal(lambda: vlae_codec.info(mutant))
         image = api.decompress(mutant)
         if refused:
             raise WrongResult(f"decoded, but info says {refused}")
         _refusal(lambda: imaging.encode_output(image, ".png"))
-        _refusal(lambda: api.restore_file(mutant))
+        _refusal(lambda: restore_file(mutant))
         if (image.mode, image.size, image.tobytes()) == expected:
             return "same pixels"
         if repaired and fallback.digest_of(image) == container.read(mutant)[0].digest:

@@ -21,7 +21,9 @@ from vlae_codec.models.training.export import measure_binary_ranges, measure_ran
 from vlae_codec.models.vlae import VLAE  # noqa: E402
 
 import vlae_codec  # noqa: E402
-from vlae_codec.formats import archive, lossy, single  # noqa: E402
+from vlae_codec.formats import lossy, single  # noqa: E402
+from vlae_codec.formats.archive_writer import archive_array  # noqa: E402
+from vlae_codec.formats.source import compress_file  # noqa: E402
 from vlae_codec.images.sets import Source  # noqa: E402
 from vlae_codec.stages import StageKind  # noqa: E402
 
@@ -56,7 +58,7 @@ def write_binary(name: str, model: VLAE, path: Path) -> None:
     np.save(HERE / "binary.npy", images)
     path.write_bytes(to_integers(model, measure_binary_ranges(model, images)).to_bytes())
     loaded = vlae_codec.load_model(path, "cpu")
-    (HERE / f"{name}-array.vlae").write_bytes(archive.archive_array(images, loaded, segment=120, embed=True))
+    (HERE / f"{name}-array.vlae").write_bytes(archive_array(images, loaded, segment=120, embed=True))
     if model.config.z_channels:
         source = Source("array", 1, shape=images.shape)
         file = lossy.encode_images(images, loaded, source, [], fidelity=4.0)
@@ -79,7 +81,7 @@ def write_sources() -> None:
     for name, source in sources.items():
         single._fallback_may_win = (lambda *_: False) if name == "24-40.bmp" else wins
         (folder / name).write_bytes(source)
-        (folder / f"{name}.vlae").write_bytes(single.compress_file(source, name, model))
+        (folder / f"{name}.vlae").write_bytes(compress_file(source, name, model))
 
 
 def main() -> None:

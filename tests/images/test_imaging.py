@@ -137,3 +137,16 @@ def test_sizes_beyond_the_limit_are_refused() -> None:
     header = b"P5 40000 40000 255\n"
     with pytest.raises(UnsupportedImage, match=r"40000 x 40000 pixels|exceeds limit"):
         imaging.open_image(header, "huge")
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "advice"),
+    [("P", ".tiff", "; use .png"), ("P", ".webp", "; use .png"), ("RGBA", ".ppm", "; use .png or .tiff")],
+)
+def test_another_format_is_advised_only_where_it_keeps_the_image(mode: str, suffix: str, advice: str) -> None:
+    image = Image.fromarray(picture("smooth", 9, 7))
+    image = image.quantize(16) if mode == "P" else image.convert(mode)
+    with pytest.raises(UnsupportedImage, match=f"does not keep an image of mode {mode} exactly{advice}$"):
+        imaging.encode_output(image, suffix)
+    for other in advice[6:].split(" or "):
+        imaging.encode_output(image, other)

@@ -16,10 +16,11 @@ from corpus import CORPUS, deflated_elsewhere, grey, tiff, with_chunks, zlib_png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import vlae_codec
 from vlae_codec import CorruptFile, Model, UnsupportedImage, VlaeError
 from vlae_codec.formats import header as container
-from vlae_codec.formats import single as api
 from vlae_codec.formats.header import FileKind, Form, Header, SourceFile
+from vlae_codec.formats.source import FileOptions, compress_file, restore_file
 from vlae_codec.images import rasters
 from vlae_codec.images.rasters import png
 from vlae_codec.images.rasters.layout import Block, Layout, from_values, to_values
@@ -27,11 +28,11 @@ from vlae_codec.images.rasters.layout import Block, Layout, from_values, to_valu
 
 def restored(source: bytes, name: str, model: Model, **options: Any) -> tuple[dict, bytes]:
     """What `info` says, and what comes back."""
-    data = api.compress_file(source, name, model, **options)
+    data = compress_file(source, name, model, FileOptions(**options))
     assert len(data) <= len(source) + 64 + len(name)
-    got_name, got = api.restore_file(data, model)
+    got_name, got = restore_file(data, model)
     assert got_name == name
-    return api.info(data), got
+    return vlae_codec.info(data), got
 
 
 def test_the_corpus_is_large() -> None:
@@ -107,9 +108,9 @@ GOLDEN_SOURCES = sorted(path.stem for path in (GOLDEN / "sources").glob("*.vlae"
 @pytest.mark.parametrize("name", GOLDEN_SOURCES)
 def test_golden_files_are_made_again_for_ever(name: str) -> None:
     source, packed = (GOLDEN / "sources" / name).read_bytes(), (GOLDEN / "sources" / f"{name}.vlae").read_bytes()
-    got_name, got = api.restore_file(packed)
+    got_name, got = restore_file(packed)
     assert got_name == name
-    if api.info(packed)["restores"] == "bit for bit":
+    if vlae_codec.info(packed)["restores"] == "bit for bit":
         assert got == source
     else:
         assert png.read(got).before == png.read(source).before
@@ -255,16 +256,16 @@ def test_a_recipe_does_not_take_more_memory_than_it_has_bytes_for() -> None:
 def test_the_limit_of_pixels_holds_for_every_reader(tiny_model: Model) -> None:
     for name in ("24-40.bmp", "3.qoi", "chunks.png", "max255.ppm", "2-24-0.tga", "1-3.rgb", "strips5.tif"):
         with pytest.raises(UnsupportedImage, match="--max-pixels"):
-            api.compress_file(CORPUS[name][0](), name, tiny_model, max_pixels=40 * 47 - 1)
+            compress_file(CORPUS[name][0](), name, tiny_model, FileOptions(max_pixels=40 * 47 - 1))
 
 
 def test_a_name_that_is_no_text(tiny_model: Model) -> None:
     name = b"bad\xff.png".decode("utf-8", "surrogateescape")
     for source in (CORPUS["chunks.png"][0](), CORPUS["a.jpg"][0]()):
         for options in ({}, {"pixels": True}, {"strip": True}):
-            data = api.compress_file(source, name, tiny_model, **options)
-            assert api.info(data)["name"] == name
-            assert api.restore_file(data, tiny_model)[0].startswith(name)
+            data = compress_file(source, name, tiny_model, FileOptions(**options))
+            assert vlae_codec.info(data)["name"] == name
+            assert restore_file(data, tiny_model)[0].startswith(name)
     with pytest.raises(VlaeError):
         container.read_stored(container.write_stored(container.Reason.FORMAT, "a\0b", b""))
 

@@ -13,10 +13,11 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 import vlae_codec
 import vlae_codec.plugins.pillow  # registers the format
 from vlae_codec import CorruptFile, Model, VlaeError
-from vlae_codec.formats import archive
 from vlae_codec.formats import header as container
 from vlae_codec.formats import single as api
+from vlae_codec.formats.archive_writer import archive_array
 from vlae_codec.formats.header import FallbackKind, FileKind, Header
+from vlae_codec.formats.source import compress_file
 from vlae_codec.images import io as imaging
 from vlae_codec.images.pixels import digest_of
 from vlae_codec.images.sets import find_images
@@ -160,7 +161,7 @@ def test_an_unknown_model_is_named_on_loading(packed: Path, monkeypatch: pytest.
 
 
 def test_archives_and_lossy_files_are_no_images(binary_model: Model) -> None:
-    data = archive.archive_array(binary_images(3, 8), binary_model)
+    data = archive_array(binary_images(3, 8), binary_model)
     with pytest.raises(OSError, match="of the kind archive, expected a single image"):
         opened(data)
     with pytest.raises(OSError, match="of the kind lossy, expected a single image"):
@@ -179,7 +180,7 @@ def test_the_codec_does_not_take_its_own_files_for_images(packed: Path) -> None:
 def test_a_stored_jpeg_is_opened(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture("smooth", 40, 50)).save(buffer, "JPEG", comment=b"words")
-    (tmp_path / "a.vlae").write_bytes(api.compress_file(buffer.getvalue(), "a.jpg"))
+    (tmp_path / "a.vlae").write_bytes(compress_file(buffer.getvalue(), "a.jpg"))
     with Image.open(tmp_path / "a.vlae") as image, Image.open(buffer) as original:
         assert (image.format, image.size, image.mode) == ("VLAE", (50, 40), "RGB")
         assert image.tobytes() == original.tobytes()

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from vlae_codec import Archive, CorruptFile, ImageDataset, Model, SegmentSampler, UnsupportedImage
-from vlae_codec.formats.archive import archive_array, archive_files
+from vlae_codec.formats.archive_writer import archive_array, archive_files
 from vlae_codec.images.sets import find_images
 from vlae_codec.plugins.torch import as_array
 

@@ -21,150 +21,53 @@ from vlae_codec.errors import (
     CorruptFile,
     UnknownModel,
     UnsupportedImage,
-    VerificationFailed,
     VlaeError,
     describe,
 )
-from vlae_codec.fields import check_names
 from vlae_codec.images import io as imaging
 from vlae_codec.images.pixels import MAX_PIXELS, check_size
-from vlae_codec.images.sets import Source, array_bytes, flat_images, is_array, open_binary, to_binary
+from vlae_codec.images.sets import Source, array_bytes, is_array
 from vlae_codec.registry import MAX_MODEL_BYTES, Model, Models, find_model, model_from_bytes, model_id
-from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
+from vlae_codec.stages import Progress, StageKind, expect, no_progress
 
 from . import header as container
-from . import single
 from .header import FileKind
+from .image import info as image_info
 from .request import Request
-from .sections import ArchiveWriter, Sections, Segment, Tag, binary_digest
+from .sections import Sections, Segment, Tag, binary_digest
+from .single import decompress
+from .source import restore_file
 
-#: Images of a chain that share a segment. Each segment pays for its own beginning, some 0.1 % at this size.
-SEGMENT = 4096
 #: Decoded segments that a reader keeps, the last that were used.
 KEPT_SEGMENTS = 32
 
 
-# -- writing ---------------------------------------------------------------------------------------------------------
+class _Decoded:
+    """Segments as they were decoded, the one that was used last at the end."""
 
+    def __init__(self) -> None:
+        self._segments: dict[int, NDArray[np.uint8]] = {}
+        #: What is wrong with segments that did not decode, so that it is found out once.
+        self._broken: dict[int, str] = {}
 
-def archive_array(
-    array: NDArray, model: Model, *, key: str = "", segment: int = SEGMENT, embed: bool = False, verify: bool = True,
-    progress: Progress = no_progress,
-) -> bytes:  # fmt: skip
-    """An archive of an array of images.
-
-    Parameters
-    ----------
-    array : array of uint8 or bool, shape (N, H, W) or (N, H, W, C)
-        With a model for binary images: N images of its size, of the values 0 and 1, or 0 and 255. With one for
-        photographs: C is 1, 3 or 4, or absent.
-    model : Model
-    key : str
-        The array's name in a .npz file.
-    segment : int
-        Images that share a segment, where the model codes them in a chain.
-    embed : bool
-        Put the model into the archive.
-    verify : bool
-        Decode the result and compare before returning it.
-
-    Raises
-    ------
-    UnsupportedImage
-        If the array has another shape, dtype or, for a model for binary images, other values.
-    """
-    shape, dtype = array.shape, str(array.dtype)
-    flat = flat_images(array)
-    if model.config.image_size:
-        bits, high = to_binary(flat, model.config.image_size)
-        writer = ArchiveWriter(Source("array", high, shape=shape, dtype=dtype, key=key), model, embed)
-        return _chains(writer, bits, [], segment, verify, progress)
-    writer = ArchiveWriter(Source("array", shape=shape, dtype=dtype, key=key), model, embed)
-    count = Passes(progress, flat[..., 0].size if flat.ndim == 4 else flat.size).take(1)
-    for image in flat:
-        writer.add_single(single.compress(image, model, verify=verify, progress=count), "")
-    return writer.finish()
-
-
-def archive_files(
-    paths: Sequence[tuple[str, Path]], model: Model, *, segment: int = SEGMENT, embed: bool = False,
-    verify: bool = True, progress: Progress = no_progress, max_pixels: int = MAX_PIXELS, exact: bool = False,
-    quick: bool = False, attributes: bool = True, failed: Callable[[Path, Exception], None] | None = None,
-) -> bytes:  # fmt: skip
-    """An archive of image files, given as (name, path), none of more than ``max_pixels``.
-
-    With ``attributes`` their times of modification and permissions are kept. See `archive_array` and
-    `single.compress_file` for the other parameters.
-
-    With a model for binary images all must be images of its size and one mode, 1 or L, without metadata. With another
-    model, and with ``failed``, files that cannot be read or coded are left out, and it is called with the path and the
-    error of each.
-    """
-    check_names([name for name, _ in paths])
-    if not paths:
-        raise UnsupportedImage("no images to put into an archive")
-    if model.config.image_size:
-        kept = [files.Attributes.of(path) for _, path in paths] if attributes else []
-        bits, source = open_binary(paths, model.config.image_size)
-        writer = ArchiveWriter(source, model, embed)
-        return _chains(writer, bits, [name for name, _ in paths], segment, verify, progress, kept)
-    writer = ArchiveWriter(Source(), model, embed)
-
-    def count(pixels: int) -> None:
-        """As `progress`, but nobody knows yet how many pixels will come in all."""
-        progress(pixels)
-
-    kept = []
-    for name, path in paths:
-        try:
-            found = files.Attributes.of(path)
-            data = single.compress_file(
-                files.read_bytes(path), path.name, model, named=False, verify=verify, progress=count,
-                max_pixels=max_pixels, exact=exact, quick=quick,
-            )  # fmt: skip
-        except (VlaeError, OSError) as error:
-            if failed is None:
+    def get(
+        self, number: int, decode: Callable[[], NDArray[np.uint8]], most: int, most_pixels: int
+    ) -> NDArray[np.uint8]:
+        """A segment; of those used before, so many are kept at most, and so many pixels."""
+        if number in self._broken:
+            raise CorruptFile(self._broken[number])
+        decoded, kept = self._segments.pop(number, None), self._segments
+        if decoded is None:
+            try:
+                decoded = decode()
+            except CorruptFile as error:
+                self._broken[number] = str(error)
                 raise
-            failed(path, error)
-            continue
-        writer.add_single(data, name)
-        kept.append(found)
-    if not kept:
-        raise UnsupportedImage(f"none of {len(paths)} files could be put into an archive")
-    if attributes:
-        writer.add_attributes(kept)
-    return writer.finish()
-
-
-def _chains(
-    writer: ArchiveWriter, bits: NDArray[np.uint8], names: list[str], segment: int, verify: bool, progress: Progress,
-    attributes: Sequence[files.Attributes] = (),
-) -> bytes:  # fmt: skip
-    """An archive of binary images (N, S, S) of zeros and ones, in segments of so many."""
-    passes = Passes(progress, bits.size)
-    count = passes.take(0.5 if verify else 1)
-    for first in range(0, len(bits), segment):
-        writer.add_chain(bits[first : first + segment], names[first : first + segment], count)
-    if attributes:
-        writer.add_attributes(attributes)
-    data = writer.finish()
-    if verify:
-        _verify(data, bits, writer.model, passes.take(1))
-    return data
-
-
-def _verify(data: bytes, images: NDArray[np.uint8], model: Model, progress: Progress) -> None:
-    archive = Archive(io.BytesIO(data), model)
-    for segment in archive.segments:
-        got = archive.binary_segment(segment)
-        if not np.array_equal(got, images[segment.first : segment.first + segment.count]):
-            raise VerificationFailed(
-                f"images {segment.first} to {segment.first + segment.count - 1} differ when decoded"
-            )
-        progress(got.size)
-
-
-# -- reading ---------------------------------------------------------------------------------------------------------
+            room = most_pixels - decoded.size
+            while kept and (len(kept) >= most or sum(segment.size for segment in kept.values()) > room):
+                del kept[next(iter(kept))]
+        kept[number] = decoded
+        return decoded
 
 
 class Archive(Sections):
@@ -195,10 +98,7 @@ class Archive(Sections):
         self.max_pixels = max_pixels
         self.kept = KEPT_SEGMENTS
         self._given = model
-        #: Segments as they were decoded, the one that was used last at the end.
-        self._decoded: dict[int, NDArray[np.uint8]] = {}
-        #: What is wrong with segments that did not decode, so that it is found out once.
-        self._broken: dict[int, str] = {}
+        self._decoded = _Decoded()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], model: Model | None = None, device: str = "auto") -> Archive:
@@ -272,32 +172,15 @@ class Archive(Sections):
         return problems
 
     def info(self) -> dict[str, Any]:
-        """What the archive holds and where its bits went, without decoding: as `single.info`, summed over segments."""
-        parts = ("z_prior", "z_posterior", "pixels", "alpha", "stored", "lanes_and_flush")
-        bits = dict.fromkeys(parts, 0)
-        models = set()
-        for segment in self.segments:
-            if segment.tag is Tag.CHAIN:
-                chain = self.chain(segment)
-                models.add(chain.model.hex())
-                for key, cost in zip(("z_prior", "z_posterior", "pixels"), chain.costs, strict=True):
-                    bits[key] += cost
-                elbo = chain.costs[0] - chain.costs[1] + chain.costs[2]
-                bits["lanes_and_flush"] += 8 * len(chain.payload) - elbo
-            else:
-                one = single.info(self.single(segment))
-                models |= {one["model_id"]} if "model_id" in one else set()
-                for key in bits:
-                    bits[key] += one.get("bits", {}).get(key, 0)
-                if one["mode"] == "stored":
-                    bits["stored"] += 8 * one["stored_bytes"]
+        """What the archive holds and where its bits went, without decoding: as `image.info`, summed over segments."""
+        bits, models = _bits_of(self)
         used = sum(bits.values()) - 2 * bits["z_posterior"]
         return {
-            "file_bytes": self.size, "mode": "archive", "images": len(self), "source": self.source.to_json(),
+            "file_bytes": self.file.size, "mode": "archive", "images": len(self), "source": self.source.to_json(),
             "segments": len(self.segments), "models": sorted(models), "embedded_model": self.embedded is not None,
-            "bits": bits | {"header": 8 * self.size - used},
+            "bits": bits | {"header": 8 * self.file.size - used},
             "elbo_bits": bits["z_prior"] - bits["z_posterior"] + bits["pixels"],
-            "bits_per_image": 8 * self.size / max(len(self), 1), "damaged": self.damaged,
+            "bits_per_image": 8 * self.file.size / max(len(self), 1), "damaged": self.damaged,
         }  # fmt: skip
 
     # Segments
@@ -311,7 +194,7 @@ class Archive(Sections):
                 )
             return self._given
         if self.embedded is not None:
-            _, body, _ = self.section_at(self.embedded, Tag.MODEL)
+            _, body, _ = self.file.section_at(self.embedded, Tag.MODEL)
             if len(body) <= MAX_MODEL_BYTES and model_id(body) == wanted:
                 self._given = model_from_bytes(body, "embedded", self.device)
                 return self._given
@@ -339,29 +222,10 @@ class Archive(Sections):
         segment = self.segments[number]
         if segment.tag is Tag.SINGLE:
             data = self.single(segment)
-            image = single.decompress(data, self._model_of(data), max_pixels=self.max_pixels)
-            return self._shaped(np.asarray(image)) if self.source.kind == "array" else image
-        decoded = self._decoded.pop(number, None)
-        if decoded is None:
-            if number in self._broken:
-                raise CorruptFile(self._broken[number])
-            try:
-                decoded = self.binary_segment(segment)
-            except CorruptFile as error:
-                self._broken[number] = str(error)
-                raise
-            room = self.max_pixels - decoded.size
-            while self._decoded and (
-                len(self._decoded) >= self.kept or sum(kept.size for kept in self._decoded.values()) > room
-            ):
-                del self._decoded[next(iter(self._decoded))]
-        self._decoded[number] = decoded
-        bits = decoded[within]
-        if self.source.kind == "files":
-            image = Image.fromarray(bits * np.uint8(self.source.high))
-            return image.convert("1") if self.source.mode == "1" else image
-        shaped = self._shaped(bits)
-        return shaped.astype(bool) if self.source.dtype == "bool" else shaped * np.uint8(self.source.high)
+            image = decompress(data, self._model_of(data), max_pixels=self.max_pixels)
+            return _shaped(self.source, np.asarray(image)) if self.source.kind == "array" else image
+        decoded = self._decoded.get(number, lambda: self.binary_segment(segment), self.kept, self.max_pixels)
+        return _as_it_was(self.source, decoded[within])
 
     def source_file(self, index: int) -> bytes | None:
         """The file that image number ``index`` was; None for one of a chain. Raises as ``[]`` does."""
@@ -370,20 +234,13 @@ class Archive(Sections):
             return None
         data = self.single(segment)
         name = (self._segment_names(segment) or [str(index)])[0]
-        return single.restore_file(data, self._model_of(data), name=name, max_pixels=self.max_pixels)[1]
+        return restore_file(data, self._model_of(data), name=name, max_pixels=self.max_pixels)[1]
 
     def _model_of(self, data: bytes) -> Model | None:
         """The model of a single image's file; None if it needs none."""
         if container.kind_of(data) is not FileKind.VLAE:
             return None
         return self._model(container.read(data, self.max_pixels)[0].model_id)
-
-    def _shaped(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """An image of an array in the array's shape: a last dimension of one is not coded."""
-        shape = self.source.shape[1:]
-        if image.shape not in (shape, shape[:-1] if shape[2:] == (1,) else shape):
-            raise CorruptFile(f"an image of shape {image.shape} in an array of images of shape {shape}")
-        return image.reshape(shape)
 
     def array(self, progress: Progress = no_progress) -> NDArray:
         """All images as the array that they were; `CorruptFile` for an archive of files."""
@@ -412,7 +269,43 @@ class Archive(Sections):
         return array.astype(self.source.dtype), list(problems)
 
 
-# -- as a kind of file -----------------------------------------------------------------------------------------------
+def _as_it_was(source: Source, bits: NDArray[np.uint8]) -> Any:
+    """A binary image (S, S) of zeros and ones as it was: an image, or part of an array."""
+    if source.kind == "files":
+        image = Image.fromarray(bits * np.uint8(source.high))
+        return image.convert("1") if source.mode == "1" else image
+    shaped = _shaped(source, bits)
+    return shaped.astype(bool) if source.dtype == "bool" else shaped * np.uint8(source.high)
+
+
+def _shaped(source: Source, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image of an array in the array's shape: a last dimension of one is not coded."""
+    shape = source.shape[1:]
+    if image.shape not in (shape, shape[:-1] if shape[2:] == (1,) else shape):
+        raise CorruptFile(f"an image of shape {image.shape} in an array of images of shape {shape}")
+    return image.reshape(shape)
+
+
+def _bits_of(sections: Sections) -> tuple[dict[str, int], set[str]]:
+    """Where the bits of all segments went, and the models' ids."""
+    bits = dict.fromkeys(("z_prior", "z_posterior", "pixels", "alpha", "stored", "lanes_and_flush"), 0)
+    models = set()
+    for segment in sections.segments:
+        if segment.tag is Tag.CHAIN:
+            chain = sections.chain(segment)
+            models.add(chain.model.hex())
+            for key, cost in zip(("z_prior", "z_posterior", "pixels"), chain.costs, strict=True):
+                bits[key] += cost
+            elbo = chain.costs[0] - chain.costs[1] + chain.costs[2]
+            bits["lanes_and_flush"] += 8 * len(chain.payload) - elbo
+        else:
+            one = image_info(sections.single(segment))
+            models |= {one["model_id"]} if "model_id" in one else set()
+            for key in bits:
+                bits[key] += one.get("bits", {}).get(key, 0)
+            if one["mode"] == "stored":
+                bits["stored"] += 8 * one["stored_bytes"]
+    return bits, models
 
 
 def extract(

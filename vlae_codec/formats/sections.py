@@ -1,12 +1,10 @@
-"""The sections of an archive, written and read: what lies where, under which names, and what is damaged."""
+"""The sections of an archive: what lies where, under which names, and what is damaged."""
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion
-from vlae_codec.fields import MAGIC, MAX_METADATA, VERSION, Reader, check_names, inflate_json, write_varint
+from vlae_codec.fields import MAGIC, VERSION, Reader, check_names, inflate_json
 from vlae_codec.files import Attributes
 from vlae_codec.images.pixels import pixel_digest
 from vlae_codec.images.sets import Source
-from vlae_codec.stages import MAX_BATCH, Progress, Stage, StageKind, no_progress
+from vlae_codec.stages import MAX_BATCH, Stage, StageKind
 
 from .header import MAX_LANES, FileKind
 
 if TYPE_CHECKING:
-    from vlae_codec.registry import Model
+    pass
 
 #: What ends an archive, after the offset of its index.
 END = b"VLAE-END"
@@ -44,6 +42,10 @@ class Tag(IntEnum):
     SINGLE = 4
     INDEX = 5
     ATTRIBUTES = 6
+
+
+#: What a section holds, where it begins, and how many images it has.
+Place = tuple[Tag, int, int]
 
 
 @dataclass(frozen=True)
@@ -69,86 +71,9 @@ class Chain:
     payload: bytes = field(repr=False, default=b"")
 
 
-def _pack_names(names: Sequence[str]) -> bytes:
-    text = json.dumps(list(names), separators=(",", ":")).encode()
-    if len(text) > MAX_METADATA:
-        raise UnsupportedImage(
-            f"names of {len(text)} bytes in one segment, at most {MAX_METADATA}; use a smaller --segment"
-        )
-    packed = zlib.compress(text, 9) if names else b""
-    return write_varint(len(packed)) + packed
-
-
-def _section(tag: Tag, body: bytes) -> bytes:
-    return bytes([tag]) + write_varint(len(body)) + zlib.crc32(bytes([tag]) + body).to_bytes(4, "little") + body
-
-
 def binary_digest(images: NDArray[np.uint8]) -> bytes:
     """`pixel_digest` of binary images (N, S, S) of zeros and ones, as packed bits."""
     return pixel_digest("binary", (images.shape[2], images.shape[0] * images.shape[1]), [np.packbits(images).tobytes()])
-
-
-class ArchiveWriter:
-    """Collects segments; `finish` gives the bytes of the archive.
-
-    Parameters
-    ----------
-    source : Source
-    model : Model
-        The model of its segments: for binary images of one size, or for photographs.
-    embed : bool
-        Put the model into the archive, so that it decodes without.
-    """
-
-    def __init__(self, source: Source, model: Model, embed: bool = False) -> None:
-        self.model = model
-        self.out = bytearray(MAGIC) + bytes([VERSION, FileKind.ARCHIVE])
-        self.count = 0
-        self.index: list[tuple[Tag, int, int]] = []
-        self._add(Tag.HEAD, zlib.compress(json.dumps(source.to_json(), sort_keys=True).encode(), 9), 0)
-        if embed:
-            self._add(Tag.MODEL, model.data, 0)
-
-    def _add(self, tag: Tag, body: bytes, count: int) -> None:
-        self.index.append((tag, len(self.out), count))
-        self.out += _section(tag, body)
-        self.count += count
-
-    def add_chain(self, images: NDArray[np.uint8], names: Sequence[str], progress: Progress = no_progress) -> None:
-        """A segment of binary images (N, S, S) of zeros and ones; ``names`` are empty for arrays."""
-        message, batches, costs = self.model.binary.encode(images, progress)
-        body = bytearray(write_varint(self.count) + write_varint(len(images)) + _pack_names(names))
-        body += binary_digest(images) + self.model.id + write_varint(message.lanes) + write_varint(len(batches))
-        for batch in batches:
-            body += write_varint(batch.count << 2 | batch.kind)
-        for cost in (costs.z_prior, costs.z_posterior, costs.pixels):
-            body += write_varint(round(cost))
-        body += message.flatten().astype("<u4").tobytes()
-        self._add(Tag.CHAIN, bytes(body), len(images))
-
-    def add_single(self, data: bytes, name: str) -> None:
-        """A segment of one image: the .vlae file that holds it."""
-        names = [name] if name else []
-        self._add(Tag.SINGLE, write_varint(self.count) + _pack_names(names) + data, 1)
-
-    def add_attributes(self, attributes: Sequence[Attributes]) -> None:
-        """A section of what the files' attributes are, of all images in order."""
-        text = json.dumps([list(column) for column in zip(*attributes, strict=True)], separators=(",", ":")).encode()
-        if len(text) > MAX_METADATA:
-            raise UnsupportedImage(f"attributes of {len(text)} bytes, at most {MAX_METADATA}; use --no-attributes")
-        self._add(Tag.ATTRIBUTES, zlib.compress(text, 9), 0)
-
-    def finish(self) -> bytes:
-        """The archive, its index and end added."""
-        offset = len(self.out)
-        body = bytearray(write_varint(len(self.index)))
-        last = 0
-        for tag, at, count in self.index:
-            body += bytes([tag]) + write_varint(at - last) + write_varint(count)
-            last = at
-        self.out += _section(Tag.INDEX, bytes(body))
-        place = offset.to_bytes(8, "little")
-        return bytes(self.out) + place + zlib.crc32(place).to_bytes(4, "little") + END
 
 
 def _read_names(reader: Reader, count: int) -> list[str]:
@@ -160,6 +85,123 @@ def _read_names(reader: Reader, count: int) -> list[str]:
         raise CorruptFile(f"the names are not {count} pieces of text")
     check_names(names, CorruptFile)
     return names
+
+
+class SectionFile:
+    """A file's sections, by where they lie.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading and seekable.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of the file.
+    damaged : list of str
+        What cannot be read of it, one line each.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = file.seek(0, os.SEEK_END)
+        self.damaged: list[str] = []
+        self._check_start()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def places(self) -> list[Place]:
+        """Tags, offsets and counts of images of all sections, by the index or, where that is damaged, without."""
+        return self._index() or self._scan()
+
+    def section_length(self, offset: int) -> int:
+        """Bytes of the section at an offset, with what stands before its body."""
+        self._file.seek(offset)
+        head = Reader(self._file.read(11))
+        head.byte("a section's tag", 256)
+        length = head.varint("a section's length", 0, MAX_SECTION)
+        return head.at + 4 + length
+
+    def _check_start(self) -> None:
+        self._file.seek(0)
+        start = self._file.read(len(MAGIC) + 2)
+        if start[: len(MAGIC)] != MAGIC:
+            raise NotAVlaeFile(f"the file begins with {start[:8].hex(' ')}, expected {MAGIC.hex(' ')}")
+        if len(start) < len(MAGIC) + 2:
+            raise CorruptFile("the file ends inside its first ten bytes")
+        if start[len(MAGIC)] != VERSION:
+            raise UnsupportedVersion(f"the file has format version {start[len(MAGIC)]}, this release reads {VERSION}")
+        if start[-1] != FileKind.ARCHIVE:
+            raise CorruptFile(f"the file is of kind {start[-1]}, not an archive's; `info` shows what it holds")
+
+    def section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
+        """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""
+        if offset >= self.size:
+            raise CorruptFile(f"a section at byte {offset} of a file of {self.size} bytes")
+        self._file.seek(offset)
+        reader = Reader(self._file.read(11))
+        value = reader.byte("a section's tag", 256)
+        length = reader.varint("a section's length", 0, MAX_SECTION)
+        begin = offset + reader.at + 4
+        if begin + length > self.size:
+            raise CorruptFile(f"the section at byte {offset} ends after the file")
+        self._file.seek(offset + reader.at)
+        stored = int.from_bytes(self._file.read(4), "little")
+        body = self._file.read(length)
+        found = zlib.crc32(bytes([value]) + body)
+        if found != stored:
+            raise CorruptFile(f"checksum of the section at byte {offset} is {found:08x}, {stored:08x} is stored")
+        if value not in (wanted or set(Tag)):
+            expected = " or ".join(tag.name for tag in wanted or Tag)
+            raise CorruptFile(f"the section at byte {offset} has tag {value}, expected {expected}")
+        return Tag(value), body, begin + length
+
+    def _index(self) -> list[Place] | None:
+        """Tags, offsets and counts as the index has them; None if it is damaged."""
+        try:
+            self._file.seek(max(self.size - END_BYTES, 0))
+            end = self._file.read(END_BYTES)
+            if end[12:] != END or zlib.crc32(end[:8]) != int.from_bytes(end[8:12], "little"):
+                raise CorruptFile("the end is damaged or missing")
+            place = int.from_bytes(end[:8], "little")
+            _, body, after = self.section_at(place, Tag.INDEX)
+            if after != self.size - END_BYTES:
+                raise CorruptFile("the end does not lead to the index")
+            reader, last, places = Reader(body), 0, []
+            for _ in range(reader.varint("the number of sections", 0, len(body))):
+                kind = reader.byte("a section's tag", max(Tag) + 1)
+                last += reader.varint("a section's offset", 0, self.size)
+                places.append((Tag(kind), last, reader.varint("a section's images", 0, MAX_IMAGES)))
+            return places
+        except (CorruptFile, ValueError) as error:
+            self.damaged.append(f"index: {error}")
+            return None
+
+    def _scan(self) -> list[Place]:
+        """The same without an index: from section to section, as far as lengths can be trusted."""
+        places: list[Place] = []
+        offset = len(MAGIC) + 2
+        while offset < self.size:
+            try:
+                tag, body, offset_after = self.section_at(offset)
+            except CorruptFile as error:
+                self.damaged.append(f"from byte {offset} on: {error}")
+                break
+            if tag is Tag.INDEX:
+                break
+            count = 0
+            if tag is Tag.SINGLE:
+                count = 1
+            elif tag is Tag.CHAIN:
+                reader = Reader(body)
+                reader.varint("the first image", 0, MAX_IMAGES)
+                count = reader.varint("the number of images", 1, MAX_IMAGES)
+            places.append((tag, offset, count))
+            offset = offset_after
+        return places
 
 
 class Sections:
@@ -181,18 +223,14 @@ class Sections:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+        self.file = SectionFile(file)
+        self.damaged = self.file.damaged
         self._names: dict[int, list[str]] = {}
-        self.damaged: list[str] = []
-        self.file.seek(0, os.SEEK_END)
-        self.size = self.file.tell()
         self.source = Source()
         self.segments: list[Segment] = []
         self.embedded: int | None = None
         self._attributes: int | None = None
-        self._check_start()
-        places = self._index() or self._scan()
-        self._open(places)
+        self._open(self.file.places())
 
     def __len__(self) -> int:
         return self.segments[-1].first + self.segments[-1].count if self.segments else 0
@@ -218,7 +256,7 @@ class Sections:
         """
         if self._attributes is None:
             return [None] * len(self)
-        columns = inflate_json(self.section_at(self._attributes, Tag.ATTRIBUTES)[1], "the files' attributes")
+        columns = inflate_json(self.file.section_at(self._attributes, Tag.ATTRIBUTES)[1], "the files' attributes")
         whole = isinstance(columns, list) and len(columns) == 2 and all(
             isinstance(column, list) and len(column) == len(self) for column in columns
         )  # fmt: skip
@@ -245,11 +283,7 @@ class Sections:
         """Bytes that each image takes in the archive; those of a segment are shared by its images."""
         sizes = [0.0] * len(self)
         for segment in self.segments:
-            self.file.seek(segment.offset)
-            head = Reader(self.file.read(11))
-            head.byte("a section's tag", 256)
-            length = head.varint("a section's length", 0, MAX_SECTION)
-            each = (head.at + 4 + length) / segment.count
+            each = self.file.section_length(segment.offset) / segment.count
             sizes[segment.first : segment.first + segment.count] = [each] * segment.count
         return sizes
 
@@ -261,88 +295,10 @@ class Sections:
                 return f"image {index}" if segment.first == last else f"images {segment.first} to {last}"
         return f"image {index}"
 
-    def _check_start(self) -> None:
-        self.file.seek(0)
-        start = self.file.read(len(MAGIC) + 2)
-        if start[: len(MAGIC)] != MAGIC:
-            raise NotAVlaeFile(f"the file begins with {start[:8].hex(' ')}, expected {MAGIC.hex(' ')}")
-        if len(start) < len(MAGIC) + 2:
-            raise CorruptFile("the file ends inside its first ten bytes")
-        if start[len(MAGIC)] != VERSION:
-            raise UnsupportedVersion(f"the file has format version {start[len(MAGIC)]}, this release reads {VERSION}")
-        if start[-1] != FileKind.ARCHIVE:
-            raise CorruptFile(f"the file is of kind {start[-1]}, not an archive's; `info` shows what it holds")
-
-    def section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
-        """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""
-        if offset >= self.size:
-            raise CorruptFile(f"a section at byte {offset} of a file of {self.size} bytes")
-        self.file.seek(offset)
-        reader = Reader(self.file.read(11))
-        value = reader.byte("a section's tag", 256)
-        length = reader.varint("a section's length", 0, MAX_SECTION)
-        begin = offset + reader.at + 4
-        if begin + length > self.size:
-            raise CorruptFile(f"the section at byte {offset} ends after the file")
-        self.file.seek(offset + reader.at)
-        stored = int.from_bytes(self.file.read(4), "little")
-        body = self.file.read(length)
-        found = zlib.crc32(bytes([value]) + body)
-        if found != stored:
-            raise CorruptFile(f"checksum of the section at byte {offset} is {found:08x}, {stored:08x} is stored")
-        if value not in (wanted or set(Tag)):
-            expected = " or ".join(tag.name for tag in wanted or Tag)
-            raise CorruptFile(f"the section at byte {offset} has tag {value}, expected {expected}")
-        return Tag(value), body, begin + length
-
-    def _index(self) -> list[tuple[Tag, int, int]] | None:
-        """Tags, offsets and counts as the index has them; None if it is damaged."""
-        try:
-            self.file.seek(max(self.size - END_BYTES, 0))
-            end = self.file.read(END_BYTES)
-            if end[12:] != END or zlib.crc32(end[:8]) != int.from_bytes(end[8:12], "little"):
-                raise CorruptFile("the end is damaged or missing")
-            place = int.from_bytes(end[:8], "little")
-            _, body, after = self.section_at(place, Tag.INDEX)
-            if after != self.size - END_BYTES:
-                raise CorruptFile("the end does not lead to the index")
-            reader, last, places = Reader(body), 0, []
-            for _ in range(reader.varint("the number of sections", 0, len(body))):
-                kind = reader.byte("a section's tag", max(Tag) + 1)
-                last += reader.varint("a section's offset", 0, self.size)
-                places.append((Tag(kind), last, reader.varint("a section's images", 0, MAX_IMAGES)))
-            return places
-        except (CorruptFile, ValueError) as error:
-            self.damaged.append(f"index: {error}")
-            return None
-
-    def _scan(self) -> list[tuple[Tag, int, int]]:
-        """The same without an index: from section to section, as far as lengths can be trusted."""
-        places: list[tuple[Tag, int, int]] = []
-        offset = len(MAGIC) + 2
-        while offset < self.size:
-            try:
-                tag, body, offset_after = self.section_at(offset)
-            except CorruptFile as error:
-                self.damaged.append(f"from byte {offset} on: {error}")
-                break
-            if tag is Tag.INDEX:
-                break
-            count = 0
-            if tag is Tag.SINGLE:
-                count = 1
-            elif tag is Tag.CHAIN:
-                reader = Reader(body)
-                reader.varint("the first image", 0, MAX_IMAGES)
-                count = reader.varint("the number of images", 1, MAX_IMAGES)
-            places.append((tag, offset, count))
-            offset = offset_after
-        return places
-
-    def _open(self, places: list[tuple[Tag, int, int]]) -> None:
+    def _open(self, places: list[Place]) -> None:
         first, head = 0, None
         for number, (tag, offset, count) in enumerate(places):
-            end = places[number + 1][1] if number + 1 < len(places) else self.size
+            end = places[number + 1][1] if number + 1 < len(places) else self.file.size
             # A chain's batches take a byte each at least, so its length limits what it can hold.
             most = {Tag.SINGLE: 1, Tag.CHAIN: MAX_BATCH * (end - offset)}.get(tag, 0)
             if not min(most, 1) <= count <= most:
@@ -360,7 +316,7 @@ class Sections:
                     raise CorruptFile(f"the archive claims more than {MAX_IMAGES} images")
         if head is None:
             raise CorruptFile("the archive has no head")
-        _, body, _ = self.section_at(head, Tag.HEAD)
+        _, body, _ = self.file.section_at(head, Tag.HEAD)
         self.source = Source.from_json(inflate_json(body, "the archive's head"))
         shape = self.source.shape
         if self.source.kind == "array" and not self.damaged and (len(shape) < 3 or shape[0] != first):
@@ -370,7 +326,7 @@ class Sections:
 
     def chain(self, segment: Segment) -> Chain:
         """The fields of a CHAIN segment; `CorruptFile` if they do not add up."""
-        _, body, _ = self.section_at(segment.offset, Tag.CHAIN)
+        _, body, _ = self.file.section_at(segment.offset, Tag.CHAIN)
         reader = Reader(body)
         if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
             raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
@@ -392,7 +348,7 @@ class Sections:
 
     def single(self, segment: Segment) -> bytes:
         """The .vlae file in a SINGLE segment."""
-        _, body, _ = self.section_at(segment.offset, Tag.SINGLE)
+        _, body, _ = self.file.section_at(segment.offset, Tag.SINGLE)
         reader = Reader(body)
         if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
             raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
@@ -401,7 +357,7 @@ class Sections:
 
     def _segment_names(self, segment: Segment) -> list[str]:
         if segment.offset not in self._names:
-            _, body, _ = self.section_at(segment.offset, segment.tag)
+            _, body, _ = self.file.section_at(segment.offset, segment.tag)
             reader = Reader(body)
             reader.varint("the first image", 0, MAX_IMAGES)
             count = 1 if segment.tag is Tag.SINGLE else reader.varint("the number of images", 1, MAX_IMAGES)

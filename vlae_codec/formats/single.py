@@ -1,4 +1,4 @@
-"""Compress, decompress and explain: the Python interface."""
+"""One image, compressed and decompressed: by the model, or by the fallback that is smaller."""
 
 from __future__ import annotations
 
@@ -22,27 +22,17 @@ from vlae_codec.images.fallback import (
 )
 from vlae_codec.images.metadata import metadata_of, restore_metadata
 from vlae_codec.images.pixels import digest_of, from_planes, pixel_digest, to_planes, values_of
-from vlae_codec.images.rasters import Form
-from vlae_codec.registry import Model, find_config, find_model, load_model, window_of
+from vlae_codec.registry import Model, find_model, load_model
 from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
 
 from . import header as container
-from .header import CONSTANT, FallbackKind, FileKind, Header, PixelKind, Reason, SourceFile
+from .header import CONSTANT, FallbackKind, FileKind, Header, PixelKind, SourceFile
 
 #: Subpixels below which every kind of coding z is tried, and every fallback, and the smallest kept.
 SMALL = 3 * 192 * 192
 #: About the share of the time that the VLAE takes of its own and of verification, that fallbacks take of theirs and of
 #: verification, and what is left for anything after a pass that was the only one planned. For the progress alone.
 VLAE_SHARE, FALLBACKS_SHARE, REST = 0.35, 0.8, 0.1
-#: Keys of the metadata for the source file's name, and for its format where the name does not tell.
-NAME, FORMAT = "name", "format"
-#: What comes back of a source file, by the form in which it is kept; None for those that are stored.
-RESTORES = {
-    None: "bit for bit", Form.RASTER: "bit for bit", Form.QOI: "bit for bit", Form.PNG_EXACT: "bit for bit",
-    Form.PNG: "same pixels and metadata",
-}  # fmt: skip
-#: Parts of a file that `info` tells apart.
-BITS = ("z_prior", "z_posterior", "pixels", "alpha", "lanes_and_flush", "header")
 #: Pillow's modes that the VLAE codes.
 CODED_MODES = tuple(kind.image_mode for kind in PixelKind)
 
@@ -90,22 +80,25 @@ def compress(
     """
     image = _as_image(image)
     container.check_size(image.size, "the image", max_pixels)
-    return _compress(_subject(image), metadata_of(image), model, verify, progress)
+    return compress_subject(subject_of(image), metadata_of(image), model, verify, progress)
 
 
 #: An image as its values (H, W[, C]), if its mode is one that the VLAE codes.
 Subject = np.ndarray | Image.Image
 
 
-def _subject(image: Image.Image) -> Subject:
+def subject_of(image: Image.Image) -> Subject:
+    """An image as `compress_subject` takes it."""
     return values_of(image) if image.mode in CODED_MODES else image
 
 
-def _compress(
+def compress_subject(
     subject: Subject, metadata: dict[str, Any], model: Model | None, verify: bool, progress: Progress,
     source: tuple[SourceFile, bytes] | None = None, quick: bool = False,
 ) -> bytes:  # fmt: skip
-    """Of a large image only one copy lives at a time, if the caller keeps none.
+    """The file of an image that was given as a `Subject`.
+
+    Of a large image only one copy lives at a time, if the caller keeps none.
 
     With ``source``, what makes a file again of the pixels, and the digest of that file, which then is the one checked.
     """
@@ -144,7 +137,7 @@ def _compress(
     if verify:
         try:
             written = container.read(data, container.MAX_SIDE**2)
-            check = _rebuilt if written[0].source else _pixels
+            check = rebuilt if written[0].source else _pixels
             check(*written, model, passes.take(1))
         except CorruptFile as error:
             raise VerificationFailed(
@@ -152,126 +145,6 @@ def _compress(
             ) from None
     passes.finish()
     return data
-
-
-def compress_file(
-    source: bytes,
-    name: str,
-    model: Model | None = None,
-    *,
-    pixels: bool = False,
-    strip: bool = False,
-    exact: bool = False,
-    quick: bool = False,
-    named: bool = True,
-    verify: bool = True,
-    progress: Progress = no_progress,
-    max_pixels: int = container.MAX_PIXELS,
-) -> bytes:
-    """Compress the bytes of an image file, so that `restore_file` gives them back.
-
-    A file is coded by its pixels only where it is made again of them bit for bit, or, of a PNG, all but the way in
-    which its pixels are deflated. Every other file is kept whole, packed where that is smaller.
-
-    Parameters
-    ----------
-    source : bytes
-    name : str
-        Of the file, without folders; it is restored, unless it is empty or no file could have it.
-    model : Model, optional
-        From `load_model`; by default the shipped one for photographs.
-    pixels : bool
-        Code the pixels in any case, and never keep the source itself: what Pillow sees of it, and of its metadata the
-        entries that `metadata.KEPT` names.
-    strip : bool
-        The same, without metadata but for transparency.
-    exact : bool
-        Only bit for bit: a PNG that cannot be deflated as it was is kept whole.
-    quick : bool
-        Try no form that takes long, even where it may be smaller: no WebP and no JPEG XL.
-    named : bool
-        Keep the name; without it `restore_file` must be told one with the same suffix.
-    verify : bool
-        Decode the result and compare before returning it.
-    progress, max_pixels
-        As for `compress`.
-
-    Raises
-    ------
-    UnsupportedImage
-        If the file is no image; with ``pixels`` or ``strip``, if Pillow would read only part of it.
-    VerificationFailed
-        As for `compress`.
-    """
-    called = name or "the source"
-    name = name if named and container.is_file_name(name) else ""
-    found = None if strip else rasters.find(source, called, max_pixels)
-    if strip or (pixels and not found):
-        image = imaging.open_image(source, called, max_pixels)
-        return _compress_pixels(image, name, model, strip, verify, progress, quick)
-    if found is None or (exact and found.form is Form.PNG):
-        reason = Reason.FORMAT if found else imaging.reason_to_keep(source, called, max_pixels)
-        return container.write_stored(reason, name, source)
-    made_of = (SourceFile(found.form, name, found.recipe), found.digest)
-    held = [found.picture]
-    # What was taken apart is not needed any more, and a large picture takes as much memory as all else.
-    del found
-    data = _compress(held.pop(), {}, model, verify, progress, made_of, quick)
-    # Only where no model was of use can packing be better.
-    if container.kind_of(data) is FileKind.VLAE and len(data) <= len(source):
-        return data
-    stored = container.write_stored(Reason.SMALLEST, name, source)
-    return stored if len(stored) <= len(data) and not pixels else data
-
-
-def _compress_pixels(
-    image: Image.Image, name: str, model: Model | None, strip: bool, verify: bool, progress: Progress, quick: bool
-) -> bytes:
-    """What Pillow sees of a file, with or without its metadata."""
-    metadata = metadata_of(image)
-    if strip:
-        metadata = {key: value for key, value in metadata.items() if key == "transparency"}
-    if name:
-        metadata[NAME] = name
-    if not imaging.has_format(name, image.format):
-        metadata[FORMAT] = image.format
-    return _compress(_subject(image), metadata, model, verify, progress, quick=quick)
-
-
-def restore_file(
-    data: bytes,
-    model: Model | None = None,
-    *,
-    name: str = "",
-    progress: Progress = no_progress,
-    max_pixels: int = container.MAX_PIXELS,
-) -> tuple[str, bytes]:
-    """The name and the bytes of the file that `compress_file` was given; `info` tells whether they are the very bytes.
-
-    An image that was no file, or whose format cannot be written here, becomes a PNG, or a TIFF if PNG cannot hold it.
-    ``name`` stands in where the file holds none. Raises as `decompress` does.
-    """
-    if container.kind_of(data) is FileKind.STORED:
-        _, found, content = container.read_stored(data)
-        progress(1)
-        return found or name, content
-    header, payload = container.read(data, max_pixels)
-    if header.source:
-        return header.source.name or name, _rebuilt(header, payload, model, progress)
-    image = decompress(data, model, progress=progress, max_pixels=max_pixels)
-    found, fmt = str(header.metadata.get(NAME, "")), header.metadata.get(FORMAT)
-    name = found if container.is_file_name(found) else name
-    for choice in (str(fmt or imaging.format_of(name)), "PNG", "TIFF"):
-        try:
-            if choice in imaging.RESTORED:
-                encoded = imaging.encode_file(image, choice)
-                # Never a PNG under the name of a JPEG.
-                wrong = name and choice not in (fmt, imaging.format_of(name))
-                return f"{name}.{choice.lower()}" if wrong else name, encoded
-        except UnsupportedImage:
-            if choice == "TIFF":
-                raise
-    raise UnsupportedImage(f"no format found for an image of mode {image.mode}")
 
 
 def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
@@ -378,14 +251,14 @@ def decompress(
     UnknownModel
         If the model is not here, or ``model`` is another one.
     UnsupportedImage
-        If the file holds a source file as it is, which Pillow reads only in part; `restore_file` gives that file.
+        If the file holds a source file as it is, which Pillow reads only in part.
     """
     if container.kind_of(data) is FileKind.STORED:
         _, name, content = container.read_stored(data)
         return imaging.open_image(content, f"the stored file {name}".strip(), max_pixels)
     header, payload = container.read(data, max_pixels)
     if header.source:
-        content = _rebuilt(header, payload, model, progress)
+        content = rebuilt(header, payload, model, progress)
         return imaging.open_image(content, f"the file {header.source.name}".strip(), max_pixels)
     pixels = _pixels(header, payload, model, progress)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
@@ -408,7 +281,7 @@ def _pixels(
     return pixels
 
 
-def _rebuilt(header: Header, payload: bytes | memoryview, model: Model | None, progress: Progress) -> bytes:
+def rebuilt(header: Header, payload: bytes | memoryview, model: Model | None, progress: Progress) -> bytes:
     """The source file that a header's recipe makes of the pixels; `CorruptFile` unless its checksum is right."""
     assert header.source is not None
     pixels = _unchecked(header, payload, model, progress)
@@ -445,80 +318,3 @@ def _decode(header: Header, payload: bytes | memoryview, model: Model | None, pr
     alphabet = Alphabet.having(header.occurring)
     planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
     return from_planes(planes, header.pixel_kind, _decode_alpha(header))
-
-
-def info(data: bytes) -> dict[str, Any]:
-    """What a .vlae file holds and where its bits went, without decoding it.
-
-    Returns
-    -------
-    dict. Of a stored file: ``file_bytes``, ``mode`` (``stored``), ``why``, ``name``, ``source_bytes``,
-    ``stored_bytes``. Otherwise at least ``file_bytes``, ``width``, ``height``, ``pixels`` (the number of subpixels),
-    ``bits_per_subpixel``, ``mode`` (``vlae``, ``vlae-no-z`` or ``fallback``), ``model``, ``window``, ``elbo_bits`` and
-    ``bits``: ``z_prior`` (pushed under p(z)), ``z_posterior`` (popped under q(z|x)), ``pixels``, ``lanes_and_flush``,
-    ``header``. ``restores`` tells what `restore_file` gives: ``bit for bit`` the source file, its ``same pixels and
-    metadata``, or just ``pixels`` of what was no file. For a fallback, ``model``, ``window`` and ``elbo_bits`` are None
-    and ``pixels`` is its payload.
-    """
-    if container.kind_of(data) is FileKind.STORED:
-        reason, name, content = container.read_stored(data)
-        return {
-            "file_bytes": len(data), "format_version": container.VERSION, "mode": "stored", "why": reason.text,
-            "restores": RESTORES[None], "name": name, "source_bytes": len(content),
-            "stored_bytes": min(len(content), len(data)),
-        }  # fmt: skip
-    header, payload = container.read(data, container.MAX_SIDE**2)
-    image_mode = header.pillow_mode if header.file_kind is FileKind.FALLBACK else header.pixel_kind.image_mode
-    try:
-        bands = len(Image.new(image_mode, (1, 1)).getbands())
-    except ValueError:
-        raise CorruptFile(f"the file holds an image of mode {image_mode!r}, which Pillow does not know") from None
-    subpixels = header.width * header.height * bands
-    result: dict[str, Any] = {
-        "file_bytes": len(data),
-        "format_version": container.VERSION,
-        "width": header.width,
-        "height": header.height,
-        "image_mode": image_mode,
-        "pixels": subpixels,
-        "bits_per_subpixel": 8 * len(data) / subpixels,
-        "name": header.source.name if header.source else header.metadata.get(NAME, ""),
-        "restores": RESTORES[header.source.form] if header.source else "pixels",
-        "metadata": sorted(set(header.metadata) - {NAME, FORMAT}),
-    }
-    overhead = 8 * (len(data) - len(payload))
-    if header.file_kind is FileKind.FALLBACK:
-        bits = {
-            "z_prior": 0,
-            "z_posterior": 0,
-            "pixels": 8 * len(payload),
-            "alpha": 0,
-            "lanes_and_flush": 0,
-            "header": overhead,
-        }
-        return result | {
-            "mode": "fallback", "fallback": header.fallback_kind.name.lower(), "model": None, "window": None,
-            "why": "smaller than the VLAE" if image_mode in CODED_MODES else f"no model codes mode {image_mode}",
-            "bits": bits, "elbo_bits": None,
-        }  # fmt: skip
-    prior, posterior, pixels = header.costs
-    elbo = prior - posterior + pixels
-    bits = {
-        "z_prior": prior, "z_posterior": posterior, "pixels": pixels, "alpha": 8 * len(header.alpha),
-        "lanes_and_flush": 8 * len(payload) - elbo, "header": overhead - 8 * len(header.alpha),
-    }  # fmt: skip
-    with_z = any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages)
-    known = find_config(header.model_id)
-    return result | {
-        "mode": "vlae" if with_z else "vlae-no-z",
-        "why": "WebP, PNG and deflated pixels are larger, or were judged so by a quick try",
-        "model": known[0] if known else None,
-        "model_id": header.model_id.hex(),
-        "window": window_of(known[1]) if known else None,
-        "coded_channels": header.channels,
-        "values": [int(row.sum()) for row in header.occurring] if header.occurring is not None else [],
-        "lanes": header.lanes,
-        "stages": [{"rows": s.count, "z": s.kind.name.lower().replace("_", "-")} for s in header.stages],
-        "bits": bits,
-        "elbo_bits": elbo,
-    }

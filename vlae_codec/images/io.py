@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 from enum import IntEnum
@@ -15,8 +16,6 @@ from vlae_codec.fields import MAGIC
 from .fallback import jxl_plugin, saved, sizes_checked_here
 from .metadata import encode_options
 from .pixels import MAX_PIXELS, check_size, digest_of
-from .rasters import png
-from .rasters.tiff import STARTS as TIFF_STARTS
 
 #: Formats whose files are written anew when they are restored; others are kept as they are.
 RESTORED = ("PNG", "BMP", "DIB", "PPM", "TIFF", "TGA", "WEBP", "GIF", "PCX", "SGI", "QOI")
@@ -82,7 +81,7 @@ def open_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Im
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise NotWhole(f"{name} has {frames} frames, expected one", Reason.FRAMES)
-            if image.format == "PNG" and any(chunk == b"acTL" for chunk, _, _ in png.chunks(data)):
+            if image.format == "PNG" and _is_animated(data):
                 raise NotWhole(f"{name} is an animation, expected a still image", Reason.FRAMES)
             if _is_rounded(image) or (image.format == "SGI" and data[3] == 2):
                 message = f"{name} has more than 8 bits per channel, which Pillow would round to 8"
@@ -105,6 +104,13 @@ def formats_by_suffix() -> dict[str, str]:
 def image_suffixes() -> set[str]:
     """Those of files that are images: Pillow's formats, and raw files of cameras, which are kept whole."""
     return {*formats_by_suffix(), *RAW}
+
+
+def _is_animated(data: bytes) -> bool:
+    """Whether a PNG file is an animation, whose later frames Pillow need not count."""
+    from .rasters import png
+
+    return any(chunk == b"acTL" for chunk, _, _ in png.chunks(data))
 
 
 def _is_rounded(image: Image.Image) -> bool:
@@ -148,7 +154,9 @@ def reason_to_keep(data: bytes, name: str, max_pixels: int) -> Reason:
     except NotWhole as error:
         return error.reason
     except UnsupportedImage:
-        if data.startswith(tuple(TIFF_STARTS)) or name.lower().endswith(RAW):
+        from .rasters.tiff import STARTS
+
+        if data.startswith(tuple(STARTS)) or name.lower().endswith(RAW):
             return Reason.FORMAT
         raise
     return Reason.LOSSY if is_lossy(image, data) else Reason.FORMAT
@@ -187,6 +195,22 @@ def encode_file(image: Image.Image, fmt: str) -> bytes:
     UnsupportedImage
         If the format cannot hold the image exactly.
     """
+    data = _kept_by(image, fmt)
+    if data is None:
+        others = [f".{other.lower()}" for other in ("PNG", "TIFF") if other != fmt and _is_kept_by(image, other)]
+        advice = f"; use {' or '.join(others)}" if others else ""
+        raise UnsupportedImage(f"{fmt} does not keep an image of mode {image.mode} exactly{advice}")
+    return data
+
+
+def _is_kept_by(image: Image.Image, fmt: str) -> bool:
+    with contextlib.suppress(UnsupportedImage):
+        return _kept_by(image, fmt) is not None
+    return False
+
+
+def _kept_by(image: Image.Image, fmt: str) -> bytes | None:
+    """An image as a file of a format; None if it does not read back as the same."""
     try:
         options = encode_options(image, fmt)
         if fmt == "WEBP":
@@ -202,8 +226,4 @@ def encode_file(image: Image.Image, fmt: str) -> bytes:
         raise
     except Exception as error:
         raise UnsupportedImage(f"an image of mode {image.mode} cannot be written as {fmt}: {error}") from None
-    if not same:
-        raise UnsupportedImage(
-            f"{fmt} does not keep an image of mode {image.mode} exactly; use another such as .png or .tiff"
-        )
-    return data
+    return data if same else None

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from vlae_codec.errors import CorruptFile
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
 
 #: Entries of ``Image.info`` that are kept, and what they are made of: a PNG may hold text under any of these names.
 KEPT: dict[str, tuple[type, ...]] = {
@@ -69,6 +71,8 @@ def restore_metadata(image: Image.Image, metadata: dict[str, Any]) -> None:
 
 def png_text(image: Image.Image) -> PngInfo:
     """What Pillow does not write into a PNG by itself: text, XMP, gamma, sRGB and chromaticities."""
+    from PIL.PngImagePlugin import PngInfo
+
     chunks = PngInfo()
     reserved = {*KEPT, "text"}
     for key, value in image.info.items():

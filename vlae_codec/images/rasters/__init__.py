@@ -18,11 +18,6 @@ from vlae_codec.errors import CorruptFile
 from vlae_codec.fields import Reader
 from vlae_codec.images.pixels import MAX_PIXELS, check_size
 
-from . import bmp, pnm, sgi, tga, tiff
-from .layout import Layout, from_values, to_values
-
-#: Readers of uncompressed formats; the one without a magic comes last.
-READERS = (bmp.read, pnm.read, sgi.read, tiff.read, tga.read)
 #: A file is taken apart if its samples are more than one part in so many of its bytes.
 SHARE = 2
 
@@ -80,12 +75,20 @@ def find(data: bytes, name: str = "the source", max_pixels: int = MAX_PIXELS) ->
     UnsupportedImage
         If it has more than ``max_pixels``.
     """
-    # Of these two the loops are compiled or loaded when first needed.
+    # Modules of formats are loaded when they are first needed, as are loops, which are compiled.
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return _find_png(data, name, max_pixels)
     if data[:4] == b"qoif":
         return _find_qoi(data, name, max_pixels)
-    for read in READERS:
+    return _find_raster(data, name, max_pixels)
+
+
+def _find_raster(data: bytes, name: str, max_pixels: int) -> Found | None:
+    from . import bmp, pnm, sgi, tga, tiff
+    from .layout import to_values
+
+    # The one without a magic comes last.
+    for read in (bmp.read, pnm.read, sgi.read, tiff.read, tga.read):
         layout = read(data)
         if layout is not None and layout.fits(len(data)):
             check_size((layout.width, layout.height), name, max_pixels)
@@ -100,6 +103,7 @@ def find(data: bytes, name: str = "the source", max_pixels: int = MAX_PIXELS) ->
 
 def _find_png(data: bytes, name: str, max_pixels: int) -> Found | None:
     from . import png
+    from .layout import to_values
 
     shape = png.read_shape(data)
     if shape is None:
@@ -140,6 +144,8 @@ def rebuild(form: Form, recipe: bytes, picture: NDArray | Image.Image, digest: b
     values = values.astype(np.uint8) if values.dtype == np.bool_ else values
     parts: Iterable[bytes]
     if form is Form.RASTER:
+        from .layout import Layout, from_values
+
         reader = Reader(recipe)
         layout = Layout.read(reader, *values.shape[:2])
         data = layout.put(from_values(values, layout.channels, layout.size), recipe[reader.at :])
