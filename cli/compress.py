@@ -54,6 +54,8 @@ class Archived:
 @click.option("--strip", is_flag=True, help="Leave out metadata.")
 @click.option("--exact", is_flag=True, help="Only bit for bit: else the source is kept as it is.")
 @click.option("--quick", is_flag=True, help="Try no WebP and JPEG XL, which take long where they may be smaller.")
+@click.option("--adapt/--no-adapt", default=True, show_default=True,
+              help="Let the model learn from a photograph while it codes it: smaller, but slower.")  # fmt: skip
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
@@ -113,7 +115,7 @@ def compress(
     files.check_other(output, sources)
     files.check_writable(output, target.force)
     runner.use_threads()
-    model = load_model(runner.model_name or DEFAULT_MODEL, runner.device)
+    model = load_model(runner.model_name or DEFAULT_MODEL, runner.device, options.adapt)
     if single and not model.config.image_size:
         archived.refuse("is one image")
         _compress_file(sources[0], target, model, options, runner)

@@ -97,6 +97,7 @@ def _image_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
         )
         rows.append(("model", f"{what['model'] or 'not known here'} ({what['model_id']}), window {seen}"))
         stages = ", ".join(f"{stage['rows']} rows {stage['z']}" for stage in what["stages"])
-        rows.append(("stages", f"{stages}; {what['lanes']} lanes"))
+        learning = ", the model learns from each" if what["adapts"] else ""
+        rows.append(("stages", f"{stages}{learning}; {what['lanes']} lanes"))
     rows.append(("file", f"{what['file_bytes']} bytes, {what['bits_per_subpixel']:.4f} bits per subpixel"))
     return rows

@@ -85,7 +85,7 @@ class Coding:
     @property
     def models(self) -> Models:
         """Which model, and where it runs."""
-        return Models(self.model, self.device)
+        return Models(self.model, self.device, self.options.adapt)
 
 
 @dataclass(frozen=True)

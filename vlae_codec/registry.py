@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -44,6 +45,8 @@ class Model:
         The model file.
     device : str
         Where the networks run.
+    adapt : bool
+        Whether the networks learn from the photographs that they compress, see `coding.adapt`.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Model:
     integers: IntegerModel = field(repr=False)
     data: bytes = field(repr=False)
     device: str = "cpu"
+    adapt: bool = True
 
     @property
     def config(self) -> VLAEConfig:
@@ -106,14 +110,17 @@ class Models:
     name : str, optional
         Name or path; None for those that made the files.
     device : str
+    adapt : bool
+        See `Model`.
     """
 
     name: str | None = None
     device: str = "auto"
+    adapt: bool = True
 
     def load(self) -> Model | None:
         """The model, if one is named; raises as `load_model` does."""
-        return load_model(self.name, self.device) if self.name else None
+        return load_model(self.name, self.device, self.adapt) if self.name else None
 
     def find(self, wanted: bytes) -> Model:
         """The model with an id; `UnknownModel` if it is not here, or another is named."""
@@ -159,8 +166,8 @@ def _has_gpu() -> bool:
     return os.name == "nt" or any(map(os.path.exists, ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")))
 
 
-def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str = "auto") -> Model:
-    """Load a model by the name of a shipped one, or by the path of a model file.
+def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str = "auto", adapt: bool = True) -> Model:
+    """Load a model by the name of a shipped one, or by the path of a model file; ``adapt`` as in `Model`.
 
     Raises
     ------
@@ -175,14 +182,14 @@ def load_model(name: str | os.PathLike[str] = DEFAULT_MODEL, device: str = "auto
     if not path.is_file():
         known = ", ".join(sorted({p.stem for p in _files()})) or "none"
         raise UnknownModel(f"no model {name!r}: not a file, and the known names are {known}")
-    return _load(path.resolve(), path.stat().st_mtime_ns, choose_device(device))
+    return _load(path.resolve(), path.stat().st_mtime_ns, choose_device(device), adapt)
 
 
 def find_model(wanted: bytes, device: str = "auto") -> Model:
     """The known model with an id; `UnknownModel` if there is none."""
     for path in _files():
         if _id_of(path, path.stat().st_mtime_ns) == wanted:
-            return _load(path.resolve(), path.stat().st_mtime_ns, choose_device(device))
+            return _load(path.resolve(), path.stat().st_mtime_ns, choose_device(device), True)
     raise UnknownModel(
         f"the file was made with model {wanted.hex()}, which is not here; name it with --model, "
         f"or put it into the folder that {FOLDER_VARIABLE} names"
@@ -201,8 +208,8 @@ def _id_of(path: Path, changed: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(path: Path, changed: int, device: str) -> Model:
-    return model_from_bytes(_read(path), path.stem, device)
+def _load(path: Path, changed: int, device: str, adapt: bool) -> Model:
+    return dataclasses.replace(model_from_bytes(_read(path), path.stem, device), adapt=adapt)
 
 
 def model_id(data: bytes) -> bytes:

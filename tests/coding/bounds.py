@@ -10,6 +10,7 @@ import os
 import sys
 import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ os.environ["VLAE_CODEC_MODELS"] = str(HERE.parent / "golden")
 from conftest import binary_images, picture, vlae_file  # noqa: E402
 
 from vlae_codec import Archive, archive_array, decompress, load_model  # noqa: E402
+from vlae_codec.coding import adapt  # noqa: E402
 from vlae_codec.images import rasters  # noqa: E402
 from vlae_codec.images.rasters.deflate import deflate  # noqa: E402
 from vlae_codec.images.rasters.png import Parameters  # noqa: E402
@@ -36,6 +38,9 @@ def main() -> None:
             for stage_kind in StageKind if name != "tiny-no-z" else [StageKind.WITHOUT_Z]:
                 data = vlae_file(Image.fromarray(pixels), stage_kind, model)
                 assert np.array_equal(np.asarray(decompress(data, model)), pixels)
+            with patch.object(adapt, "FEWEST", 1):
+                data = vlae_file(Image.fromarray(pixels), StageKind.WITHOUT_Z, model)
+            assert np.array_equal(np.asarray(decompress(data, model)), pixels)
     for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
         model, images = load_model(name, "cpu"), binary_images(3, 8)
         assert np.array_equal(Archive(io.BytesIO(archive_array(images, model)), model).array(), images)

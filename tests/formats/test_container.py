@@ -169,3 +169,23 @@ def test_golden_files_are_made_again_word_for_word(name: str, kind: str) -> None
                 vlae_file(image, stage_kind, model)
                 == (GOLDEN / f"{name}-{kind}-{stage_kind.name.lower()}.vlae").read_bytes()
             )
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-pointwise", "tiny-no-z", "photo", "photo-global"])
+def test_golden_files_of_heads_that_learn_are_made_again(name: str) -> None:
+    model = vlae_codec.load_model(name, "cpu")
+    with Image.open(GOLDEN / "lake.png") as image, patch.object(adapt, "FEWEST", 1):
+        expected = (GOLDEN / f"{name}-lake-adapting.vlae").read_bytes()
+        assert vlae_file(image, StageKind.WITHOUT_Z, model) == expected
+    assert vlae_codec.info(expected)["adapts"]
+
+
+def test_models_that_shall_not_learn_do_not(lake: Path) -> None:
+    sizes = []
+    with Image.open(lake) as image:
+        part = image.convert("RGB").crop((0, 0, 160, 128))
+    for adapts in (False, True):
+        data = vlae_codec.compress(part, vlae_codec.load_model(adapt=adapts))
+        assert vlae_codec.info(data)["adapts"] is adapts
+        sizes.append(len(data))
+    assert sizes[1] < sizes[0]

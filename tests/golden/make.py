@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from vlae_codec.models.training.export import measure_binary_ranges, measure_ran
 from vlae_codec.models.vlae import VLAE  # noqa: E402
 
 import vlae_codec  # noqa: E402
+from vlae_codec.coding import adapt  # noqa: E402
 from vlae_codec.formats import lossy, single  # noqa: E402
 from vlae_codec.formats.archive_writer import archive_array  # noqa: E402
 from vlae_codec.formats.source import compress_file  # noqa: E402
@@ -66,6 +68,12 @@ def write_binary(name: str, model: VLAE, path: Path) -> None:
         np.save(HERE / f"{name}-drawn.npy", np.packbits(lossy.reconstruct(file, loaded, seed=7)))
 
 
+def write_adapting(name: str, image: Image.Image, model: vlae_codec.Model) -> None:
+    """A file of heads that learn, as if the picture were large enough for that."""
+    with patch.object(adapt, "FEWEST", 1):
+        (HERE / f"{name}-lake-adapting.vlae").write_bytes(vlae_file(image, StageKind.WITHOUT_Z, model))
+
+
 def write_sources() -> None:
     """Image files, and what they are compressed to: a file of each form in which they are made again, or stored."""
     from images.corpus import CORPUS, deflated_elsewhere, grey
@@ -86,6 +94,9 @@ def write_sources() -> None:
 
 def main() -> None:
     """Write the models, and files of each kind made with them."""
+    with Image.open(HERE.parent.parent / "examples" / "lake.png") as image:
+        part = image.crop((200, 150, 296, 246))
+    part.save(HERE / "lake.png", optimize=True)
     rng = np.random.default_rng(0)
     crops = [smooth(rng, 64, 64) for _ in range(4)] + [picture("noise", 32, 32)]
     for name, config in SHAPES.items():
@@ -96,6 +107,7 @@ def main() -> None:
             continue
         path.write_bytes(to_integers(model, measure_ranges(model, crops)).to_bytes())
         loaded = vlae_codec.load_model(path, "cpu")
+        write_adapting(name, part, loaded)
         stage_kinds = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]
         for kind in ("smooth", "gaps", "grey"):
             image = Image.fromarray(picture(kind, 83, 50, seed=5))
@@ -104,11 +116,9 @@ def main() -> None:
                 (HERE / f"{name}-{kind}-{stage_kind.name.lower()}.vlae").write_bytes(
                     vlae_file(image, stage_kind, loaded)
                 )
-    with Image.open(HERE.parent.parent / "examples" / "lake.png") as image:
-        part = image.crop((200, 150, 296, 246))
-    part.save(HERE / "lake.png", optimize=True)
     for name in ("photo", "photo-global"):
         loaded = vlae_codec.load_model(name, "cpu")
+        write_adapting(name, part, loaded)
         for stage_kind in StageKind if loaded.config.z_channels else [StageKind.WITHOUT_Z]:
             (HERE / f"{name}-lake-{stage_kind.name.lower()}.vlae").write_bytes(vlae_file(part, stage_kind, loaded))
     flat = Image.fromarray(picture("flat", 83, 50, seed=5)).convert("P")

@@ -39,7 +39,7 @@ from vlae_codec.models.plan import ACTIVATION_MAX, output_limits
 from .wavefront import mixture_components, pop_step, symbol_interval
 
 #: As `wavefront._TAKEN_FROM`, of entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and coding/wavefront.py.
-_TAKEN_FROM = ""
+_TAKEN_FROM = "e35399f20bedb773"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -119,17 +119,18 @@ class Heads(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """A step's pixels, and those of the step before, from which the heads still learn; and each thread's room."""
+    """A step's pixels, and those of the step before, from which the heads still learn; and what each thread sums up."""
 
-    #: Inputs of both layers, (2, R, C + 1), the last one `ONE`, and the outputs, (2, R, O); by the step's parity.
+    #: By the step's parity: inputs of both layers, (2, R, C + 1), the last one `ONE`; outputs, (2, R, O); and gradients
+    #: by the outputs, as they are and on their way back, (2, R, O).
     inputs: Doubles
     hidden: Doubles
     params: NDArray[np.int16]
-    #: Gradients by the outputs and on their way back, (threads, CHUNK, O), and by what is hidden, (threads, CHUNK, C).
-    output_gradient: Doubles
-    back_gradient: Doubles
+    gradient: Doubles
+    back: Doubles
+    #: Gradients by what is hidden, (threads, CHUNK, C), and sums of the gradients, (threads, C + 1, C) and
+    #: (threads, C + 1, O).
     hidden_gradient: Doubles
-    #: Sums of the gradients, (threads, C + 1, C) and (threads, C + 1, O).
     first: Doubles
     second: Doubles
 
@@ -138,12 +139,10 @@ class Lesson(NamedTuple):
         """For a stage of so many rows and columns."""
         config = model.config
         room, channels, outputs = min(rows, width // config.skew + 1), config.channels, config.outputs
-        inputs, hidden = np.full((2, 2, room, channels + 1), ONE)
         return cls(
-            inputs, hidden, np.zeros((2, room, outputs), np.int16),
-            np.zeros((threads, CHUNK, outputs)), np.zeros((threads, CHUNK, outputs)),
-            np.zeros((threads, CHUNK, channels)), np.zeros((threads, channels + 1, channels)),
-            np.zeros((threads, channels + 1, outputs)),
+            *np.full((2, 2, room, channels + 1), ONE), np.zeros((2, room, outputs), np.int16),
+            *np.zeros((2, 2, room, outputs)), np.zeros((threads, CHUNK, channels)),
+            np.zeros((threads, channels + 1, channels)), np.zeros((threads, channels + 1, outputs)),
         )  # fmt: skip
 
 
@@ -187,8 +186,8 @@ def _sigmoid(argument):
 
 
 @njit(cache=True)
-def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient):
-    """The gradient of a pixel's code length in nats by its outputs, in the likelihood's units."""
+def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, starts, freqs):
+    """The gradient of a pixel's code length in nats by its outputs, in the likelihood's units; and its intervals."""
     k = mixture.shape[1]
     gradient[:] = 0.0
     red = np.int64(0)
@@ -201,6 +200,8 @@ def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient):
         count = alphabet.counts[channel]
         middles = alphabet.middles[channel]
         start, freq = symbol_interval(j, count, middles, mixture)
+        starts[channel] = start
+        freqs[channel] = freq
         inverse = _TOTAL / np.float64(freq)
         below, above = np.int64(middles[j]) * _HALF, np.int64(middles[j + 1]) * _HALF
         for i in range(k):
@@ -258,40 +259,31 @@ def _round_hidden(hidden, returned, unit, gradient):
 
 
 @njit(cache=True)
-def _learn_rows(heads, lesson, thread, area, alphabet, t, begin, end):
-    """Add the gradients of rows begin..end-1 of step t to the thread's sums."""
-    parity = t & 1
-    first, _ = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    inputs, hidden = lesson.inputs[parity][begin - first : end - first], lesson.hidden[parity][begin - first : end - first]
-    params = lesson.params[parity][begin - first : end - first]
-    n, channels, outputs = end - begin, heads.first.shape[1], heads.second.shape[1]
-    mixture = np.empty((3, outputs // 12), np.int64)
-    by_output, back = lesson.output_gradient[thread][:n], lesson.back_gradient[thread][:n]
-    for r in range(n):
-        y = begin + r
-        _pixel_gradient(params[r], area.image, area.top + y, t - area.skew * y, alphabet, mixture, by_output[r])
-        _round_outputs(params[r], heads.limits, heads.back, by_output[r], back[r])
-    lesson.second[thread] += np.dot(hidden.T, by_output)
+def _teach_row(heads, lesson, parity, at, image, y, x, alphabet, mixture, starts, freqs):
+    """Keep the gradient of one pixel, the at-th of its step, and give its intervals."""
+    params, gradient = lesson.params[parity, at], lesson.gradient[parity, at]
+    _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, starts, freqs)
+    _round_outputs(params, heads.limits, heads.back, gradient, lesson.back[parity, at])
+
+
+@njit(cache=True)
+def _learn_rows(heads, lesson, thread, parity, begin, end):
+    """Add what pixels begin..end-1 of a step teach to the thread's sums."""
+    inputs, hidden = lesson.inputs[parity][begin:end], lesson.hidden[parity][begin:end]
+    lesson.second[thread] += np.dot(hidden.T, lesson.gradient[parity][begin:end])
     # The last column, of the biases, goes nowhere.
-    returned = np.dot(back, heads.second.T)
-    by_hidden = lesson.hidden_gradient[thread][:n]
-    for r in range(n):
+    returned = np.dot(lesson.back[parity][begin:end], heads.second.T)
+    by_hidden = lesson.hidden_gradient[thread][: end - begin]
+    for r in range(end - begin):
         _round_hidden(hidden[r], returned[r], heads.state[0], by_hidden[r])
     lesson.first[thread] += np.dot(inputs.T, by_hidden)
 
 
 @njit(cache=True, inline="always")
-def _learn_share(heads, lesson, thread, area, alphabet, t):
-    """A thread's share of what a step teaches; nothing before the first."""
-    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    threads = lesson.first.shape[0]
-    share = (last - first + threads - 1) // threads
-    low = first + thread * share
-    high = min(low + share, last)
-    while low < high:
-        stop = min(low + CHUNK, high)
-        _learn_rows(heads, lesson, thread, area, alphabet, t, low, stop)
-        low = stop
+def _share(count, thread, threads):
+    """First and last-plus-one of a thread's share."""
+    each = (count + threads - 1) // threads
+    return min(thread * each, count), min((thread + 1) * each, count)
 
 
 @njit(cache=True)
@@ -337,40 +329,32 @@ def _update(heads, lesson, area, t):
 def _encode_step(heads, lesson, active, area, alphabet, starts, freqs, t):
     """What step t - 1 teaches, and the intervals of step t."""
     image, top, skew = area.image, area.top, area.skew
-    counts, ranks, middles = alphabet.counts, alphabet.ranks, alphabet.middles
     threads, channels = lesson.first.shape[0], active.shape[2]
     k = heads.second.shape[1] // 12
     parity = t & 1
+    before, before_last = rows_of_step(t - 1, skew, area.bottom - top, image.shape[1])
     first, last = rows_of_step(t, skew, area.bottom - top, image.shape[1])
-    share = (last - first + threads - 1) // threads
     for thread in prange(threads):
-        _learn_share(heads, lesson, thread, area, alphabet, t - 1)
-        low = first + thread * share
-        high = min(low + share, last)
+        low, high = _share(max(before_last - before, 0), thread, threads)
+        while low < high:
+            stop = min(low + CHUNK, high)
+            _learn_rows(heads, lesson, thread, 1 - parity, low, stop)
+            low = stop
+        low, high = _share(max(last - first, 0), thread, threads)
         if low < high:
-            inputs = lesson.inputs[parity][low - first : high - first]
-            params = lesson.params[parity][low - first : high - first]
-            for y in range(low, high):
+            inputs = lesson.inputs[parity][low:high]
+            for r in range(high - low):
+                y = first + low + r
                 for c in range(channels):
-                    inputs[y - low, c] = np.float64(active[y, t - skew * y, c])
-            _head_rows(heads, inputs, lesson.hidden[parity][low - first : high - first], params)
+                    inputs[r, c] = np.float64(active[y, t - skew * y, c])
+            _head_rows(heads, inputs, lesson.hidden[parity][low:high], lesson.params[parity][low:high])
             mixture = np.empty((3, k), np.int64)
-            for y in range(low, high):
+            for at in range(low, high):
+                y = first + at
                 x = t - skew * y
-                red = np.int64(0)
-                green = np.int64(0)
-                for channel in range(len(counts)):
-                    pred = predict(image, top + y, x, channel)
-                    mixture_components(params[y - low], channel, pred, red, green, mixture)
-                    value = np.int64(image[top + y, x, channel])
-                    j = np.int64(ranks[channel, value])
-                    start, freq = symbol_interval(j, counts[channel], middles[channel], mixture)
-                    starts[y, x, channel] = start
-                    freqs[y, x, channel] = freq
-                    if channel == 0:
-                        red = value - pred
-                    else:
-                        green = value - pred
+                _teach_row(
+                    heads, lesson, parity, at, image, top + y, x, alphabet, mixture, starts[y, x], freqs[y, x]
+                )  # fmt: skip
 
 
 @njit(cache=True)
@@ -397,26 +381,35 @@ def adapting_intervals(heads, lesson, active, area, alphabet, starts, freqs, beg
 @njit(cache=True, parallel=True)
 def _decode_step(net, area, features, caches, heads, lesson, alphabet, t):
     """What step t - 1 teaches, and what the network says of step t."""
+    image, top, skew = area.image, area.top, area.skew
     threads = lesson.first.shape[0]
     parity = t & 1
-    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    share = (last - first + threads - 1) // threads
+    before, before_last = rows_of_step(t - 1, skew, area.bottom - top, image.shape[1])
+    first, last = rows_of_step(t, skew, area.bottom - top, image.shape[1])
     for thread in prange(threads):
-        _learn_share(heads, lesson, thread, area, alphabet, t - 1)
-        low = first + thread * share
-        high = min(low + share, last)
+        mixture = np.empty((3, heads.second.shape[1] // 12), np.int64)
+        interval = np.empty((2, 3), np.uint32)
+        low, high = _share(max(before_last - before, 0), thread, threads)
         while low < high:
             stop = min(low + CHUNK, high)
-            trunk_rows(net, area, features, caches, thread, t, low, stop)
+            for at in range(low, stop):
+                y = before + at
+                _teach_row(
+                    heads, lesson, 1 - parity, at, image, top + y, t - 1 - skew * y, alphabet, mixture, interval[0],
+                    interval[1],
+                )  # fmt: skip
+            _learn_rows(heads, lesson, thread, 1 - parity, low, stop)
+            low = stop
+        low, high = _share(max(last - first, 0), thread, threads)
+        while low < high:
+            stop = min(low + CHUNK, high)
+            trunk_rows(net, area, features, caches, thread, t, first + low, first + stop)
             stream = caches.stream[thread]
-            inputs = lesson.inputs[parity][low - first : stop - first]
+            inputs = lesson.inputs[parity][low:stop]
             for r in range(stop - low):
                 for c in range(stream.shape[1]):
                     inputs[r, c] = np.float64(min(max(stream[r, c], np.float32(0.0)), net.limits[0]))
-            _head_rows(
-                heads, inputs, lesson.hidden[parity][low - first : stop - first],
-                lesson.params[parity][low - first : stop - first],
-            )  # fmt: skip
+            _head_rows(heads, inputs, lesson.hidden[parity][low:stop], lesson.params[parity][low:stop])
             low = stop
 
 

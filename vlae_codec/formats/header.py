@@ -51,6 +51,8 @@ class FileKind(IntEnum):
 SUBPIXELS, FEW_SUBPIXELS = 1 << 10, 1 << 18
 #: Added to the kind of files that make a source file again: their pixels come with a recipe, or the file is packed.
 SOURCE = 16
+#: Added to the pixel kind where the decoder's heads learn from the pixels, see `vlae_codec.coding.adapt`.
+ADAPTS = 16
 #: Most bytes of a recipe.
 MAX_RECIPE = 1 << 30
 
@@ -82,6 +84,7 @@ class Header:
     # Of kind VLAE:
     model_id: bytes = bytes(8)
     pixel_kind: PixelKind = PixelKind.RGB
+    adapts: bool = False
     lanes: int = 1
     occurring: NDArray[np.bool_] | None = None
     stages: list[Stage] = field(default_factory=list)
@@ -143,7 +146,7 @@ def write(header: Header, payload: bytes) -> bytes:
     if header.file_kind is FileKind.VLAE:
         assert header.occurring is not None
         out += header.model_id
-        out.append(header.pixel_kind)
+        out.append(header.pixel_kind + (ADAPTS if header.adapts else 0))
         out += write_varint(header.lanes)
         for row in header.occurring:
             # A mask only where values are missing; otherwise one zero.
@@ -250,7 +253,10 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes | mem
         header.source = SourceFile(form, name, unpack(recipe, size, "the recipe"))
     if kind is FileKind.VLAE:
         header.model_id = reader.take(8, "the model id")
-        header.pixel_kind = PixelKind(reader.byte("the pixel kind", len(PixelKind)))
+        value = reader.byte("the pixel kind", ADAPTS + len(PixelKind))
+        if value % ADAPTS >= len(PixelKind):
+            raise CorruptFile(f"the pixel kind is {value}, which is none")
+        header.pixel_kind, header.adapts = PixelKind(value % ADAPTS), value >= ADAPTS
         header.lanes = reader.varint("the number of lanes", 1, MAX_LANES)
         header.occurring = np.stack([_read_mask(reader) for _ in range(header.channels)])
         header.stages = _read_stages(reader, height)

@@ -106,6 +106,7 @@ def info(data: bytes) -> dict[str, Any]:
         "window": window_of(known[1]) if known else None,
         "coded_channels": header.channels,
         "values": [int(row.sum()) for row in header.occurring] if header.occurring is not None else [],
+        "adapts": header.adapts,
         "lanes": header.lanes,
         "stages": [{"rows": s.count, "z": s.kind.name.lower().replace("_", "-")} for s in header.stages],
         "bits": bits,

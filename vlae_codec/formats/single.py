@@ -187,10 +187,12 @@ def encode_as(
     """A .vlae file of planes (H, W, 3) whose stages are of a given kind; fills in the header."""
     header.file_kind, header.model_id, header.pixel_kind = FileKind.VLAE, model.id, pixel_kind
     # Here, as compiled loops are slow to load and not every picture needs them.
+    from vlae_codec.coding.adapt import FEWEST
     from vlae_codec.coding.wavefront import Alphabet
 
     alphabet = Alphabet.of(planes, header.channels)
-    message, stages, costs = model.photographs.encode(planes, alphabet, kind, progress)
+    header.adapts = model.adapt and header.width * header.height >= FEWEST
+    message, stages, costs = model.photographs.encode(planes, alphabet, kind, progress, header.adapts)
     header.lanes, header.stages, header.occurring = message.lanes, stages, alphabet.occurring
     header.costs = (round(costs.z_prior), round(costs.z_posterior), round(costs.pixels))
     return container.write(header, message.flatten().astype("<u4").tobytes())
@@ -316,5 +318,6 @@ def _decode(header: Header, payload: bytes | memoryview, model: Model | None, pr
     words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
     message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet.having(header.occurring)
-    planes, _ = model.photographs.decode(message, (header.height, header.width), alphabet, header.stages, progress)
+    size = header.height, header.width
+    planes, _ = model.photographs.decode(message, size, alphabet, header.stages, progress, header.adapts)
     return from_planes(planes, header.pixel_kind, _decode_alpha(header))

@@ -39,6 +39,8 @@ class FileOptions:
         Only bit for bit: a PNG that cannot be deflated as it was is kept whole.
     quick : bool
         Try no form that takes long, even where it may be smaller: no WebP and no JPEG XL.
+    adapt : bool
+        Of a model that is loaded for this: see `registry.Model`.
     named : bool
         Keep the name; without it `restore_file` must be told one with the same suffix.
     verify : bool
@@ -51,6 +53,7 @@ class FileOptions:
     strip: bool = False
     exact: bool = False
     quick: bool = False
+    adapt: bool = True
     named: bool = True
     verify: bool = True
     max_pixels: int = MAX_PIXELS
