@@ -238,7 +238,18 @@ def _outputs(net, stream, acc, active, out, params):
 
 @njit(cache=True)
 def network_rows(net, area, features, caches, thread, t, begin, end):
-    """The network for rows begin..end-1 of a wavefront step; writes their parameters, the step's first row at 0.
+    """`trunk_rows`, and the parameters of the pixels, the step's first row at 0."""
+    trunk_rows(net, area, features, caches, thread, t, begin, end)
+    first, _ = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    _outputs(
+        net, caches.stream[thread][: end - begin], caches.acc[thread], caches.active[thread], caches.out[thread],
+        caches.params[begin - first :],
+    )  # fmt: skip
+
+
+@njit(cache=True)
+def trunk_rows(net, area, features, caches, thread, t, begin, end):
+    """The network but for its last two layers for rows begin..end-1 of a wavefront step; leaves the thread's stream.
 
     Parameters
     ----------
@@ -259,9 +270,8 @@ def network_rows(net, area, features, caches, thread, t, begin, end):
     inputs, gathered, acc, inside = (
         caches.inputs[thread], caches.gathered[thread], caches.acc[thread], caches.inside[thread]
     )  # fmt: skip
-    stream, active, out = caches.stream[thread], caches.active[thread], caches.out[thread]
+    stream, active = caches.stream[thread], caches.active[thread]
     width = image.shape[1]
-    first, _ = rows_of_step(t, skew, area.bottom - area.top, width)
     n = end - begin
     channels = net.window.shape[1]
     zero = np.float32(0.0)
@@ -294,7 +304,6 @@ def network_rows(net, area, features, caches, thread, t, begin, end):
                 _requantize(gathered[:n], net.depthwise_affine[block], zero, limits[4], gathered)
             np.dot(gathered[:n], net.last[block], acc[:n])
         _add_requantized(acc[:n], net.last_affine[block], limits[3], stream)
-    _outputs(net, stream[:n], acc, active, out, caches.params[begin - first :])
 
 
 @njit(cache=True, inline="always")

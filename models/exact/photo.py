@@ -94,9 +94,9 @@ class PhotoNetworks:
 
     def bands(
         self, image: NDArray[np.uint8], top: int, bottom: int, features: NDArray[np.int16] | None,
-        boundary: NDArray[np.float32] | None = None,
+        boundary: NDArray[np.float32] | None = None, heads: bool = True,
     ) -> Iterator[tuple[int, NDArray[np.int16]]]:  # fmt: skip
-        """Mixture parameters of a stage's pixels, band after band.
+        """Mixture parameters of a stage's pixels, or what the last two layers make them of, band after band.
 
         The rows above the stage that its first rows depend on are passed again, without features: a stage knows its
         own z only.
@@ -111,10 +111,12 @@ class PhotoNetworks:
         boundary : array of float32, shape (blocks, reach, W + 2 * reach, inner), optional
             Receives the masked layers' inputs in the rows above the stage, zero where there are none. With
             ``top == bottom`` this is all that is computed.
+        heads : bool
+            False: leave out the last two layers.
 
         Yields
         ------
-        First row of the band, and an array of int16, shape (rows, W, 12 K).
+        First row of the band, and an array of int16, shape (rows, W, 12 K), or (rows, W, channels) without the heads.
         """
         config = self.config
         width = image.shape[1]
@@ -127,9 +129,9 @@ class PhotoNetworks:
         y = max(0, top - halo)
         while y < bottom or (y < top and boundary is not None):
             end = min(y + band, top) if y < top else min(y + band, bottom)
-            params = compute(image, y, end, top, features, above)
+            given = compute(image, y, end, top, features, above, heads)
             if y >= top:
-                yield y, params
+                yield y, given
             y = end
             if y == top and boundary is not None:
                 boundary[:] = above
@@ -137,7 +139,7 @@ class PhotoNetworks:
     @exactly
     def _compiled_band(
         self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
-        above: NDArray[np.float32],
+        above: NDArray[np.float32], heads: bool,
     ) -> NDArray[np.int16]:  # fmt: skip
         """`_band` on a CPU: torch for the products, and compiled loops that pass over the memory once between them."""
         config, width, channels, reach = self.config, image.shape[1], self.config.channels, self.config.reach
@@ -171,6 +173,8 @@ class PhotoNetworks:
             else:
                 acc = self._pointwise(last, inside)
             loops.finish_block(acc, last.scale_array, limits, stream, active)
+        if not heads:
+            return active.astype(np.int16)
         acc = self._pointwise(self.head1, active)
         loops.finish_activations(acc, self.head1.scale_array, limits[2], active)
         params = np.empty((rows, width, config.outputs), np.int16)
@@ -201,7 +205,7 @@ class PhotoNetworks:
     @exactly
     def _band(
         self, image: NDArray[np.uint8], y: int, end: int, top: int, features: NDArray[np.int16] | None,
-        above: NDArray[np.float32],
+        above: NDArray[np.float32], heads: bool,
     ) -> NDArray[np.int16]:  # fmt: skip
         """Parameters of rows y to end - 1; ``above`` becomes the masked layers' inputs in the last of them."""
         config = self.config
@@ -221,7 +225,10 @@ class PhotoNetworks:
                 h += back[0](masked.finish(_depthwise_sum(padded, masked)))
             else:
                 h += masked.finish(self._masked_sum(padded, i))
-        out = self.head2.finish(F.linear(self.head1(h.clamp_(0, self.stream_high)), self.head2.weight, self.head2.bias))
+        h = h.clamp_(0, self.stream_high)
+        if not heads:
+            return h.to(torch.int16).cpu().numpy()
+        out = self.head2.finish(F.linear(self.head1(h), self.head2.weight, self.head2.bias))
         return out.to(torch.int16).cpu().numpy()
 
     def _window_rows(self, image: NDArray[np.uint8], top: int, bottom: int) -> Tensor:

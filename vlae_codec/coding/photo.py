@@ -23,7 +23,7 @@ from vlae_codec.models.exact.networks import PriorPass
 from vlae_codec.models.exact.synthesis import SynthesisPass
 from vlae_codec.stages import Coded, Costs, Progress, Stage, StageKind, Timer, affordable_rows, no_progress
 
-from . import latent, wavefront
+from . import adapt, latent, wavefront
 from .wavefront import Alphabet
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Canvas(NamedTuple):
     alphabet: Alphabet
     costs: Costs
     progress: Progress
+    #: Whether the decoder's heads learn from the pixels, in each stage anew.
+    adapts: bool = False
 
     def rows(self, stage: Stage) -> NDArray[np.uint8]:
         """A view of a stage's rows."""
@@ -80,8 +82,9 @@ class PhotoCoder:
         return PhotoNetworks(self.model, self.device)
 
     def encode(
-        self, image: NDArray[np.uint8], alphabet: Alphabet, kind: StageKind, progress: Progress = no_progress
-    ) -> Coded:
+        self, image: NDArray[np.uint8], alphabet: Alphabet, kind: StageKind, progress: Progress = no_progress,
+        adapts: bool = False,
+    ) -> Coded:  # fmt: skip
         """Code an image.
 
         Parameters
@@ -92,6 +95,8 @@ class PhotoCoder:
         kind : StageKind
             ``WITHOUT_Z`` or ``PLAIN_Z`` for stages as large as memory allows, ``BITS_BACK`` for stages that grow as
             the message does.
+        adapts : bool
+            Whether the decoder's heads learn from the pixels, see `adapt`.
 
         Returns
         -------
@@ -99,7 +104,7 @@ class PhotoCoder:
         """
         height, width = image.shape[:2]
         message = Message(lanes_for(height * width * alphabet.channels))
-        canvas = Canvas(image, alphabet, Costs(), progress)
+        canvas = Canvas(image, alphabet, Costs(), progress, adapts)
         patch = VLAEConfig.Z_PATCH
         most = max(1, STAGE_PIXELS // (patch * width))
         if patch * width > STAGE_PIXELS:
@@ -132,9 +137,16 @@ class PhotoCoder:
                 starts, freqs = (np.concatenate([part[i] for part, _ in reversed(waiting)]) for i in (0, 1))
                 intervals, bits = Intervals(starts, freqs), sum(bits for _, bits in waiting)
                 waiting.clear()
-                self._push_intervals(message, intervals, bits, costs)
                 last = stages[0].first if stages else height
-                stages.insert(0, Stage(end * patch, last, StageKind.WITHOUT_Z))
+                stage = Stage(end * patch, last, StageKind.WITHOUT_Z)
+                if canvas.adapts:
+                    # The heads learn over the stage as a whole, whose extent is known only now.
+                    costs.pixels -= bits
+                    before = costs.pixels
+                    intervals = self._intervals(canvas._replace(progress=no_progress), stage, None)
+                    bits = costs.pixels - before
+                self._push_intervals(message, intervals, bits, costs)
+                stages.insert(0, stage)
 
         stock = -margin
         while end > 0:
@@ -144,7 +156,7 @@ class PhotoCoder:
                     push_waiting()
                 before = costs.pixels
                 stage = Stage((end - 1) * patch, min(end * patch, height), StageKind.WITHOUT_Z)
-                intervals = self._intervals(canvas, stage, None)
+                intervals = self._intervals(canvas._replace(adapts=False), stage, None)
                 waiting.append((intervals, costs.pixels - before))
                 stock += costs.pixels - before
                 end -= 1
@@ -160,7 +172,7 @@ class PhotoCoder:
 
     def decode(
         self, message: Message, shape: tuple[int, int], alphabet: Alphabet, stages: list[Stage],
-        progress: Progress = no_progress,
+        progress: Progress = no_progress, adapts: bool = False,
     ) -> tuple[NDArray[np.uint8], Costs]:  # fmt: skip
         """Undo `encode`. The message is used up; `CorruptFile` if something is left of it or it runs dry.
 
@@ -171,7 +183,7 @@ class PhotoCoder:
         for stage in stages:
             if stage.kind is not StageKind.WITHOUT_Z and (pixels := stage.count * shape[1]) > STAGE_PIXELS:
                 raise CorruptFile(f"a stage with z has {pixels} pixels, expected at most {STAGE_PIXELS}")
-        canvas = Canvas(np.zeros((*shape, 3), np.uint8), alphabet, Costs(), progress)
+        canvas = Canvas(np.zeros((*shape, 3), np.uint8), alphabet, Costs(), progress, adapts)
         try:
             for stage in stages:
                 self.stage_codec(canvas, stage).pop(message)
@@ -246,7 +258,7 @@ class PhotoCoder:
 
     def _intervals(self, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None) -> Intervals:
         """Intervals of a stage's subpixels, uint32 (rows, W, channels)."""
-        image, alphabet, costs, progress = canvas
+        image, alphabet, costs, progress = canvas[:4]
         timer, width = Timer(costs), image.shape[1]
         starts = np.empty((stage.count, width, alphabet.channels), np.uint32)
         freqs = np.empty_like(starts)
@@ -254,6 +266,8 @@ class PhotoCoder:
             starts[:], freqs[:] = 0, 1 << cdf.PRECISION
             progress(stage.count * width)
             return Intervals(starts, freqs)
+        if canvas.adapts:
+            return self._adapting_intervals(canvas, stage, features, Intervals(starts, freqs))
         for y, params in self.parallel.bands(image, stage.first, stage.last, features):
             timer("network")
             band = slice(y - stage.first, y - stage.first + len(params))
@@ -265,6 +279,33 @@ class PhotoCoder:
         timer("network")
         return Intervals(starts, freqs)
 
+    def _adapting_intervals(
+        self, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None, intervals: Intervals
+    ) -> Intervals:
+        """`_intervals` with heads that learn, which takes the wavefront's order."""
+        image, alphabet, costs, progress = canvas[:4]
+        timer, width = Timer(costs), image.shape[1]
+        active = np.empty((stage.count, width, self.config.channels), np.int16)
+        half = width * np.arange(stage.count + 1) // 2
+        for y, rows in self.parallel.bands(image, stage.first, stage.last, features, heads=False):
+            top = y - stage.first
+            active[top : top + len(rows)] = rows
+            progress(int(half[top + len(rows)] - half[top]))
+        timer("network")
+        area, steps = self._area(image, stage)
+        heads = adapt.Heads.of(self.model)
+        lesson = adapt.Lesson.of(self.model, stage.count, width, get_num_threads())
+        left, done = stage.count * width - int(half[-1]), 0
+        for begin, end in strides(steps):
+            with single_threaded_products():
+                adapt.adapting_intervals(heads, lesson, active, area, alphabet, *intervals, begin, end)
+            now = left * end // steps
+            progress(now - done)
+            done = now
+        costs.pixels += intervals.bits()
+        timer("cdf")
+        return intervals
+
     def _push_intervals(self, message: Message, intervals: Intervals, bits: float, costs: Costs) -> None:
         """Push a stage's subpixels, which take so many bits."""
         timer = Timer(costs)
@@ -275,18 +316,26 @@ class PhotoCoder:
         timer("ans")
 
     def _pop_pixels(self, message: Message, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None) -> None:
-        image, alphabet, costs, progress = canvas
+        image, alphabet, costs, progress = canvas[:4]
         timer, width = Timer(costs), image.shape[1]
         area, steps = self._area(image, stage)
         caches = self._caches(area)
         if features is None:
             features = self._no_features()
+        if canvas.adapts:
+            heads = adapt.Heads.of(self.model)
+            lesson = adapt.Lesson.of(self.model, stage.count, width, get_num_threads())
         done = 0
         for begin, end in strides(steps):
             with single_threaded_products():
-                enough = wavefront.pop_wavefront(
-                    self.arrays, message.stack, area, features, caches, alphabet, begin, end
-                )
+                if canvas.adapts:
+                    enough = adapt.pop_adapting(
+                        self.arrays, message.stack, area, features, caches, heads, lesson, alphabet, begin, end
+                    )
+                else:
+                    enough = wavefront.pop_wavefront(
+                        self.arrays, message.stack, area, features, caches, alphabet, begin, end
+                    )
             latent.check_enough(enough)
             now = stage.count * width * end // steps
             progress(now - done)

@@ -122,7 +122,7 @@ def _below(edge, mixture):
 
 
 @njit(cache=True, inline="always")
-def _components(params, channel, pred, red, green, mixture):
+def mixture_components(params, channel, pred, red, green, mixture):
     """Fill in the mixture of one channel of one pixel; red and green are residuals of the prediction."""
     k = mixture.shape[1]
     top = params[channel * k]
@@ -152,12 +152,20 @@ def _components(params, channel, pred, red, green, mixture):
 
 
 @njit(cache=True, inline="always")
-def _cumulative(j, count, middles, mixture):
+def cumulative(j, count, middles, mixture):
+    """Cumulative frequency below the j-th of the values that occur."""
     if j == 0:
         return np.int64(0)
     if j == count:
         return np.int64(_TOTAL)
     return (_below(np.int64(middles[j]) * _HALF, mixture) * (_TOTAL - count) >> _SUM_BITS) + j
+
+
+@njit(cache=True, inline="always")
+def symbol_interval(j, count, middles, mixture):
+    """Start and frequency of the j-th of the values that occur."""
+    start = cumulative(j, count, middles, mixture)
+    return start, cumulative(j + 1, count, middles, mixture) - start
 
 
 @njit(cache=True, parallel=True)
@@ -185,13 +193,12 @@ def pixel_intervals(params, image, top, alphabet, starts, freqs):
             green = np.int64(0)
             for channel in range(len(counts)):
                 pred = predict(image, y, x, channel)
-                _components(params[r, x], channel, pred, red, green, mixture)
+                mixture_components(params[r, x], channel, pred, red, green, mixture)
                 value = np.int64(image[y, x, channel])
                 j = np.int64(ranks[channel, value])
-                start = _cumulative(j, counts[channel], middles[channel], mixture)
-                end = _cumulative(j + 1, counts[channel], middles[channel], mixture)
+                start, freq = symbol_interval(j, counts[channel], middles[channel], mixture)
                 starts[r, x, channel] = start
-                freqs[r, x, channel] = end - start
+                freqs[r, x, channel] = freq
                 if channel == 0:
                     red = value - pred
                 else:
@@ -237,13 +244,13 @@ def pop_step(stack, area, params, t, alphabet):
                 red = np.int64(image[top + y, x, 0]) - predict(image, top + y, x, 0)
             if channel > 1:
                 green = np.int64(image[top + y, x, 1]) - predict(image, top + y, x, 1)
-            _components(params[y - first], channel, pred, red, green, mixture)
+            mixture_components(params[y - first], channel, pred, red, green, mixture)
             cf = np.int64(heads[lane] & np.uint64(_MASK))
             low, high = np.int64(0), np.int64(count)
             start, stop = np.int64(0), np.int64(_TOTAL)
             while high - low > 1:
                 middle = (low + high) >> 1
-                value = _cumulative(middle, count, middles, mixture)
+                value = cumulative(middle, count, middles, mixture)
                 if value <= cf:
                     low, start = middle, value
                 else:

@@ -1,0 +1,431 @@
+# mypy: disable-error-code="no-untyped-def, call-overload"
+"""The decoder's last two layers learn from the pixels that are coded: nothing is sent, as both sides know them.
+
+After every step of the wavefront the gradient of its pixels' code length is known to the decoder too. Once enough
+pixels are together, both layers take a step of Adam (Kingma and Ba 2015). It takes effect one step of the wavefront
+later than it could, so that a step's learning and the next one's network run side by side.
+
+Everything is exact. Weights lie on a grid of 2^-`FINE` of the model's integers, and gradients are rounded to integers
+before they are multiplied with activations, so that every sum is of whole numbers below 2^53, which float64 holds
+whatever the order. All else is single operations of IEEE 754 in a fixed order, without fused ones (fastmath is off):
+add, multiply, divide, square root, round. FORMAT.md is the specification.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from vlae_codec.entropy.cdf import (
+    COUPLING_STEPS,
+    FRACTION_BITS,
+    INVERSE_SHIFT,
+    LOGIT_STEPS,
+    MEAN_STEPS,
+    PRECISION,
+    SCALE_STEPS,
+    SIGMOID,
+    SIGMOID_END,
+    TABLE_BITS,
+)
+from vlae_codec.models.exact.integer import IntegerModel
+from vlae_codec.models.exact.loops import CHUNK, predict, rows_of_step, trunk_rows
+from vlae_codec.models.plan import ACTIVATION_MAX, output_limits
+
+from .wavefront import mixture_components, pop_step, symbol_interval
+
+#: As `wavefront._TAKEN_FROM`, of entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and coding/wavefront.py.
+_TAKEN_FROM = ""
+
+#: Bits of a weight's grid below one of the model's integers.
+FINE = 10
+#: Activations of this size count as one; the last input of either layer is this, and its weights are the biases.
+ONE = 256.0
+#: Pixels from whose mean gradient a step is taken, at least.
+GROUP = 128
+#: Adam's: rate, decay of the mean gradient and of the mean square, and what is added to the latter's root. Gradients
+#: are of nats a pixel, by weights of activations in units of `ONE`.
+RATE, DECAY, SQUARE_DECAY, EPSILON = 5e-4, 0.9, 0.999, 3e-4
+#: Bits of the gradients by the outputs, by what lies between the layers, and of those that go back from one to the
+#: other, and the largest size of each once they are integers.
+OUTPUT_BITS, HIDDEN_BITS, BACK_BITS, LARGEST = 14, 16, 13, float(1 << 20)
+#: Largest weights on the grid, and biases. 192 outputs, gradients and weights so large sum up to less than 2^53.
+WEIGHT_MAX, BIAS_MAX = float(1 << 25), float(1 << 30)
+#: Pixels below which a picture's heads stay as they are: they would hardly learn.
+FEWEST = 1 << 14
+
+_MEAN_UNIT = 8.0
+_HALF = MEAN_STEPS // 2
+_UNIT = 1.0 / (1 << 16)
+_TABLE = 1.0 / (1 << TABLE_BITS)
+_TOTAL = float(1 << PRECISION)
+_INVERSE = MEAN_STEPS / float(1 << (16 + INVERSE_SHIFT))
+_OUTPUT, _HIDDEN = float(1 << OUTPUT_BITS), float(1 << HIDDEN_BITS)
+
+Doubles = NDArray[np.float64]
+
+
+class Heads(NamedTuple):
+    """The two layers as they are now, C channels to C and to the O outputs; the last row holds the biases."""
+
+    #: On the grid, (C + 1, C) and (C + 1, O).
+    first: Doubles
+    second: Doubles
+    #: Means of the gradient and of its square, (2, C + 1, C) and (2, C + 1, O).
+    first_means: Doubles
+    second_means: Doubles
+    #: Outputs for a unit of the sums, (C,) and (O,).
+    first_scale: Doubles
+    second_scale: Doubles
+    #: Steps of the grid in a weight of one, where activations are in units of `ONE` and outputs as the likelihood takes
+    #: them, (C,) and (O,).
+    first_steps: Doubles
+    second_steps: Doubles
+    #: What the gradients by the outputs are multiplied with on their way back, (O,).
+    back: Doubles
+    #: Lowest and highest outputs, (2, O).
+    limits: Doubles
+    #: What the sums of the gradients that come back are multiplied with; `DECAY` and `SQUARE_DECAY` to the power of the
+    #: steps taken: (3,).
+    state: Doubles
+    #: Pixels since the last step, (1,).
+    count: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, model: IntegerModel) -> Heads:
+        """Those of a model that has not learned yet."""
+        head1, head2 = model.layers["decoder.head1"], model.layers["decoder.head2"]
+        grid, mixtures = float(1 << FINE), model.config.mixtures
+        scales = [layer.scale.astype(np.float64) for layer in (head1, head2)]
+        first, second = (
+            np.vstack([layer.weight.T.astype(np.float64), layer.bias[None] / ONE]) * grid for layer in (head1, head2)
+        )
+        # Of an output's unit in that of the likelihood, by the blocks of `models.likelihood.LAYOUT`.
+        units = np.repeat([LOGIT_STEPS, MEAN_STEPS * _MEAN_UNIT, SCALE_STEPS, COUPLING_STEPS], 3 * mixtures)
+        natural = scales[1] / units
+        # A power of two that brings them all below one.
+        power = 2.0 ** math.frexp(float(natural.max()))[1]
+        back = natural / power * float(1 << BACK_BITS)
+        returned = ONE * power * _HIDDEN / float(1 << BACK_BITS) / grid
+        return cls(
+            first, second, np.zeros((2, *first.shape)), np.zeros((2, *second.shape)),
+            scales[0] / grid, scales[1] / grid, grid / scales[0], grid / (natural * ONE), back,
+            np.array(output_limits(mixtures), np.float64), np.array([returned, 1.0, 1.0]), np.zeros(1, np.int64),
+        )  # fmt: skip
+
+
+class Lesson(NamedTuple):
+    """A step's pixels, and those of the step before, from which the heads still learn; and each thread's room."""
+
+    #: Inputs of both layers, (2, R, C + 1), the last one `ONE`, and the outputs, (2, R, O); by the step's parity.
+    inputs: Doubles
+    hidden: Doubles
+    params: NDArray[np.int16]
+    #: Gradients by the outputs and on their way back, (threads, CHUNK, O), and by what is hidden, (threads, CHUNK, C).
+    output_gradient: Doubles
+    back_gradient: Doubles
+    hidden_gradient: Doubles
+    #: Sums of the gradients, (threads, C + 1, C) and (threads, C + 1, O).
+    first: Doubles
+    second: Doubles
+
+    @classmethod
+    def of(cls, model: IntegerModel, rows: int, width: int, threads: int) -> Lesson:
+        """For a stage of so many rows and columns."""
+        config = model.config
+        room, channels, outputs = min(rows, width // config.skew + 1), config.channels, config.outputs
+        inputs, hidden = np.full((2, 2, room, channels + 1), ONE)
+        return cls(
+            inputs, hidden, np.zeros((2, room, outputs), np.int16),
+            np.zeros((threads, CHUNK, outputs)), np.zeros((threads, CHUNK, outputs)),
+            np.zeros((threads, CHUNK, channels)), np.zeros((threads, channels + 1, channels)),
+            np.zeros((threads, channels + 1, outputs)),
+        )  # fmt: skip
+
+
+@njit(cache=True)
+def _finish_hidden(sums, scale, hidden):
+    for j in range(len(sums)):
+        hidden[j] = min(max(np.floor(sums[j] * scale[j]), 0.0), float(ACTIVATION_MAX))
+
+
+@njit(cache=True)
+def _finish_outputs(sums, scale, low, high, params):
+    for j in range(len(sums)):
+        params[j] = np.int16(min(max(np.floor(sums[j] * scale[j]), low[j]), high[j]))
+
+
+@njit(cache=True)
+def _head_rows(heads, inputs, hidden, params):
+    """Both layers on rows."""
+    sums = np.dot(inputs, heads.first)
+    for i in range(len(sums)):
+        _finish_hidden(sums[i], heads.first_scale, hidden[i])
+    sums = np.dot(hidden, heads.second)
+    for i in range(len(sums)):
+        _finish_outputs(sums[i], heads.second_scale, heads.limits[0], heads.limits[1], params[i])
+
+
+@njit(cache=True, inline="always")
+def _argument(edge, mixture, i):
+    """Where an edge lies in a component, in units of 2^-16 of its scale."""
+    return (edge - mixture[0, i]) * mixture[1, i] >> INVERSE_SHIFT
+
+
+@njit(cache=True, inline="always")
+def _sigmoid(argument):
+    """The table's sigmoid, as a number from zero to one."""
+    argument = min(max(argument + (SIGMOID_END << 16), 0), (2 * SIGMOID_END << 16) - 1)
+    index = argument >> FRACTION_BITS
+    left = np.int64(SIGMOID[index])
+    rest = argument & ((1 << FRACTION_BITS) - 1)
+    return np.float64(left + ((np.int64(SIGMOID[index + 1]) - left) * rest >> FRACTION_BITS)) * _TABLE
+
+
+@njit(cache=True)
+def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient):
+    """The gradient of a pixel's code length in nats by its outputs, in the likelihood's units."""
+    k = mixture.shape[1]
+    gradient[:] = 0.0
+    red = np.int64(0)
+    green = np.int64(0)
+    for channel in range(len(alphabet.counts)):
+        pred = predict(image, y, x, channel)
+        mixture_components(params, channel, pred, red, green, mixture)
+        value = np.int64(image[y, x, channel])
+        j = np.int64(alphabet.ranks[channel, value])
+        count = alphabet.counts[channel]
+        middles = alphabet.middles[channel]
+        start, freq = symbol_interval(j, count, middles, mixture)
+        inverse = _TOTAL / np.float64(freq)
+        below, above = np.int64(middles[j]) * _HALF, np.int64(middles[j + 1]) * _HALF
+        for i in range(k):
+            low, high = 0.0, 1.0
+            low_away, high_away = 0.0, 0.0
+            if j > 0:
+                argument = _argument(below, mixture, i)
+                low, low_away = _sigmoid(argument), argument * _UNIT
+            if j + 1 < count:
+                argument = _argument(above, mixture, i)
+                high, high_away = _sigmoid(argument), argument * _UNIT
+            weight = np.float64(mixture[2, i]) * _UNIT
+            share = weight * inverse
+            gradient[channel * k + i] = weight - share * (high - low)
+            low_slope, high_slope = low * (1.0 - low), high * (1.0 - high)
+            by_mean = share * (high_slope - low_slope) * (mixture[1, i] * _INVERSE)
+            gradient[(3 + channel) * k + i] = by_mean * _MEAN_UNIT
+            gradient[(6 + channel) * k + i] = share * (high_slope * high_away - low_slope * low_away)
+            if channel == 1:
+                gradient[9 * k + i] = by_mean * red
+            elif channel == 2:
+                gradient[10 * k + i] = by_mean * red
+                gradient[11 * k + i] = by_mean * green
+        if channel == 0:
+            red = value - pred
+        else:
+            green = value - pred
+
+
+@njit(cache=True, inline="always")
+def _whole(value):
+    """The nearest integer, an even one of two, at most `LARGEST` either way."""
+    return min(max(np.rint(value), -LARGEST), LARGEST)
+
+
+@njit(cache=True)
+def _round_outputs(params, limits, unit, gradient, back):
+    """A pixel's gradient by its outputs in integers, and what of it goes back; both as sums and products want them."""
+    low, high = limits[0], limits[1]
+    for o in range(len(gradient)):
+        # What would only push an output further beyond its limit is none.
+        each, param = gradient[o], np.float64(params[o])
+        if ((param >= high[o]) & (each < 0.0)) | ((param <= low[o]) & (each > 0.0)):
+            each = 0.0
+        gradient[o] = _whole(each * _OUTPUT)
+        back[o] = _whole(each * unit[o])
+
+
+@njit(cache=True)
+def _round_hidden(hidden, returned, unit, gradient):
+    """A pixel's gradient by what lies between the layers, in integers; none where that is at its limits."""
+    for c in range(len(gradient)):
+        each = _whole(returned[c] * unit)
+        gradient[c] = each if (hidden[c] > 0.0) & (hidden[c] < float(ACTIVATION_MAX)) else 0.0
+
+
+@njit(cache=True)
+def _learn_rows(heads, lesson, thread, area, alphabet, t, begin, end):
+    """Add the gradients of rows begin..end-1 of step t to the thread's sums."""
+    parity = t & 1
+    first, _ = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    inputs, hidden = lesson.inputs[parity][begin - first : end - first], lesson.hidden[parity][begin - first : end - first]
+    params = lesson.params[parity][begin - first : end - first]
+    n, channels, outputs = end - begin, heads.first.shape[1], heads.second.shape[1]
+    mixture = np.empty((3, outputs // 12), np.int64)
+    by_output, back = lesson.output_gradient[thread][:n], lesson.back_gradient[thread][:n]
+    for r in range(n):
+        y = begin + r
+        _pixel_gradient(params[r], area.image, area.top + y, t - area.skew * y, alphabet, mixture, by_output[r])
+        _round_outputs(params[r], heads.limits, heads.back, by_output[r], back[r])
+    lesson.second[thread] += np.dot(hidden.T, by_output)
+    # The last column, of the biases, goes nowhere.
+    returned = np.dot(back, heads.second.T)
+    by_hidden = lesson.hidden_gradient[thread][:n]
+    for r in range(n):
+        _round_hidden(hidden[r], returned[r], heads.state[0], by_hidden[r])
+    lesson.first[thread] += np.dot(inputs.T, by_hidden)
+
+
+@njit(cache=True, inline="always")
+def _learn_share(heads, lesson, thread, area, alphabet, t):
+    """A thread's share of what a step teaches; nothing before the first."""
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    threads = lesson.first.shape[0]
+    share = (last - first + threads - 1) // threads
+    low = first + thread * share
+    high = min(low + share, last)
+    while low < high:
+        stop = min(low + CHUNK, high)
+        _learn_rows(heads, lesson, thread, area, alphabet, t, low, stop)
+        low = stop
+
+
+@njit(cache=True)
+def _adam(weights, means, sums, unit, steps, rate_by_decay, by_square_decay):
+    """A step on one layer; ``unit`` makes the sums the mean gradient."""
+    last = weights.shape[0] - 1
+    for i in range(weights.shape[0]):
+        most = BIAS_MAX if i == last else WEIGHT_MAX
+        for j in range(weights.shape[1]):
+            gradient = sums[i, j] * unit
+            mean = DECAY * means[0, i, j] + (1.0 - DECAY) * gradient
+            square = SQUARE_DECAY * means[1, i, j] + (1.0 - SQUARE_DECAY) * (gradient * gradient)
+            means[0, i, j] = mean
+            means[1, i, j] = square
+            away = rate_by_decay * mean / (np.sqrt(square * by_square_decay) + EPSILON)
+            weights[i, j] = min(max(weights[i, j] - np.rint(away * steps[j]), -most), most)
+
+
+@njit(cache=True)
+def _update(heads, lesson, area, t):
+    """After step t: count the pixels of the one before, and take a step if they are enough."""
+    first, last = rows_of_step(t - 1, area.skew, area.bottom - area.top, area.image.shape[1])
+    heads.count[0] += max(last - first, 0)
+    count = heads.count[0]
+    if count < GROUP:
+        return
+    state = heads.state
+    state[1] *= DECAY
+    state[2] *= SQUARE_DECAY
+    rate, by_square = RATE / (1.0 - state[1]), 1.0 / (1.0 - state[2])
+    for sums in (lesson.first, lesson.second):
+        for thread in range(1, sums.shape[0]):
+            sums[0] += sums[thread]
+    unit = 1.0 / (ONE * count)
+    _adam(heads.first, heads.first_means, lesson.first[0], unit / _HIDDEN, heads.first_steps, rate, by_square)
+    _adam(heads.second, heads.second_means, lesson.second[0], unit / _OUTPUT, heads.second_steps, rate, by_square)
+    lesson.first[:] = 0.0
+    lesson.second[:] = 0.0
+    heads.count[0] = 0
+
+
+@njit(cache=True, parallel=True)
+def _encode_step(heads, lesson, active, area, alphabet, starts, freqs, t):
+    """What step t - 1 teaches, and the intervals of step t."""
+    image, top, skew = area.image, area.top, area.skew
+    counts, ranks, middles = alphabet.counts, alphabet.ranks, alphabet.middles
+    threads, channels = lesson.first.shape[0], active.shape[2]
+    k = heads.second.shape[1] // 12
+    parity = t & 1
+    first, last = rows_of_step(t, skew, area.bottom - top, image.shape[1])
+    share = (last - first + threads - 1) // threads
+    for thread in prange(threads):
+        _learn_share(heads, lesson, thread, area, alphabet, t - 1)
+        low = first + thread * share
+        high = min(low + share, last)
+        if low < high:
+            inputs = lesson.inputs[parity][low - first : high - first]
+            params = lesson.params[parity][low - first : high - first]
+            for y in range(low, high):
+                for c in range(channels):
+                    inputs[y - low, c] = np.float64(active[y, t - skew * y, c])
+            _head_rows(heads, inputs, lesson.hidden[parity][low - first : high - first], params)
+            mixture = np.empty((3, k), np.int64)
+            for y in range(low, high):
+                x = t - skew * y
+                red = np.int64(0)
+                green = np.int64(0)
+                for channel in range(len(counts)):
+                    pred = predict(image, top + y, x, channel)
+                    mixture_components(params[y - low], channel, pred, red, green, mixture)
+                    value = np.int64(image[top + y, x, channel])
+                    j = np.int64(ranks[channel, value])
+                    start, freq = symbol_interval(j, counts[channel], middles[channel], mixture)
+                    starts[y, x, channel] = start
+                    freqs[y, x, channel] = freq
+                    if channel == 0:
+                        red = value - pred
+                    else:
+                        green = value - pred
+
+
+@njit(cache=True)
+def adapting_intervals(heads, lesson, active, area, alphabet, starts, freqs, begin, end):
+    """Intervals of the pixels of the steps ``begin`` to ``end - 1`` of a stage, the heads learning from all of them.
+
+    Parameters
+    ----------
+    heads : Heads
+    lesson : Lesson
+    active : array of int16, shape (rows, W, C)
+        What the stage's pixels give the heads.
+    area : models.exact.loops.Area
+    alphabet : Alphabet
+    starts, freqs : arrays of uint32, shape (rows, W, channels)
+        Receive the intervals.
+    begin, end : int
+    """
+    for t in range(begin, end):
+        _encode_step(heads, lesson, active, area, alphabet, starts, freqs, t)
+        _update(heads, lesson, area, t)
+
+
+@njit(cache=True, parallel=True)
+def _decode_step(net, area, features, caches, heads, lesson, alphabet, t):
+    """What step t - 1 teaches, and what the network says of step t."""
+    threads = lesson.first.shape[0]
+    parity = t & 1
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    share = (last - first + threads - 1) // threads
+    for thread in prange(threads):
+        _learn_share(heads, lesson, thread, area, alphabet, t - 1)
+        low = first + thread * share
+        high = min(low + share, last)
+        while low < high:
+            stop = min(low + CHUNK, high)
+            trunk_rows(net, area, features, caches, thread, t, low, stop)
+            stream = caches.stream[thread]
+            inputs = lesson.inputs[parity][low - first : stop - first]
+            for r in range(stop - low):
+                for c in range(stream.shape[1]):
+                    inputs[r, c] = np.float64(min(max(stream[r, c], np.float32(0.0)), net.limits[0]))
+            _head_rows(
+                heads, inputs, lesson.hidden[parity][low - first : stop - first],
+                lesson.params[parity][low - first : stop - first],
+            )  # fmt: skip
+            low = stop
+
+
+@njit(cache=True)
+def pop_adapting(net, stack, area, features, caches, heads, lesson, alphabet, begin, end):
+    """`wavefront.pop_wavefront` with heads that learn."""
+    for t in range(begin, end):
+        _decode_step(net, area, features, caches, heads, lesson, alphabet, t)
+        _update(heads, lesson, area, t)
+        if not pop_step(stack, area, lesson.params[t & 1], t, alphabet):
+            return False
+    return True
