@@ -53,7 +53,8 @@ def lossy(sources: tuple[str, ...], target: Target, size: Size, key: str, runner
     from vlae_codec.images.sets import Source, find_images, flat_images, is_array, load_array, open_binary, to_binary
     from vlae_codec.registry import LOSSY_MODEL, load_model
 
-    output = target.output or files.STANDARD
+    output = target.output
+    assert output is not None
     files.check_other(output, sources)
     files.check_writable(output, target.force)
     runner.use_threads()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import zlib
 from enum import IntEnum
 from typing import Any
@@ -43,6 +42,9 @@ class Method(IntEnum):
 
 def pack(data: bytes) -> bytes:
     """Bytes as `unpack` takes them: one more than they are, or fewer."""
+    # Here and below, as what only explains a file need not load it.
+    import lzma
+
     choices = [bytes([Method.AS_IT_IS]) + data]
     if len(data) <= PIECE:
         deflater = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
@@ -56,6 +58,8 @@ def pack(data: bytes) -> bytes:
 
 def unpack(data: bytes, size: int, what: str) -> bytes:
     """The ``size`` bytes that `pack` was given; `CorruptFile` if they are others than so many."""
+    import lzma
+
     if not data or size > MOST * len(data):
         raise CorruptFile(f"{what} takes {len(data)} bytes, which cannot hold {size}")
     method, body = data[0], data[1:]
@@ -80,6 +84,8 @@ def unpack(data: bytes, size: int, what: str) -> bytes:
 
 
 def _filters(method: int) -> list[dict[str, Any]]:
+    import lzma
+
     delta = [{"id": lzma.FILTER_DELTA, "dist": method - Method.DELTA}] if method > Method.DELTA else []
     if method == Method.DELTA:
         raise CorruptFile("packed as differences over a distance of 0, expected 1 or more")

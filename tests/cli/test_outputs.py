@@ -151,7 +151,7 @@ def test_a_broken_source_does_not_keep_the_others_from_an_archive(folder: Path) 
     result = call(*arguments)
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
-    assert lines[0].startswith("broken.png: ")
+    assert lines[0].startswith("broken.png cannot be read as an image: ")
     assert lines[-1] == "vlae-codec: 1 of 3 files are not in the archive"
     assert call("list", "set.vlae", "--names").output == "a.png\nz.png\n"
     assert call("verify", "set.vlae").exit_code == 0

@@ -40,11 +40,10 @@ from vlae_codec import Archive, registry  # noqa: E402
 from vlae_codec.coding.binary import BinaryCoder  # noqa: E402
 from vlae_codec.coding.wavefront import Alphabet  # noqa: E402
 from vlae_codec.errors import VlaeError  # noqa: E402
-from vlae_codec.formats import archive as archives  # noqa: E402
 from vlae_codec.formats import header as container  # noqa: E402
 from vlae_codec.formats import lossy  # noqa: E402
 from vlae_codec.formats import single as api  # noqa: E402
-from vlae_codec.formats.archive_writer import ArchiveWriter  # noqa: E402
+from vlae_codec.formats.archive_writer import ArchiveWriter, archive_array  # noqa: E402
 from vlae_codec.formats.header import FallbackKind, FileKind, Header, Reason, write_varint  # noqa: E402
 from vlae_codec.formats.sections import END, END_BYTES, Tag, binary_digest  # noqa: E402
 from vlae_codec.formats.source import compress_file, restore_file  # noqa: E402
@@ -113,7 +112,7 @@ def made() -> dict[str, bytes]:
     files = {}
     for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
         loaded = registry.load_model(GOLDEN / f"{name}.safetensors", "cpu")
-        files[f"{name}-array"] = archives.archive_array(binary_images(7, 8), loaded, segment=4, embed=True)
+        files[f"{name}-array"] = archive_array(binary_images(7, 8), loaded, segment=4, embed=True)
     model = registry.load_model(GOLDEN / "tiny.safetensors", "cpu")
     binary = registry.load_model(GOLDEN / "tiny-binary.safetensors", "cpu")
     rgba = Image.fromarray(np.concatenate([picture("smooth", 9, 12), picture("flat", 9, 12)[..., :1]], 2), "RGBA")
@@ -249,7 +248,7 @@ def _archive(name: str, data: bytes) -> Subject:
         for number, segment in enumerate(archive.segments):
             try:
                 image = _flat(archive[segment.first])
-                chain = archive._decoded.get(number)
+                chain = archive._decoded.segments.get(number)
             except VlaeError:
                 result = "partly restored"
                 continue

@@ -86,7 +86,7 @@ def test_the_segment_that_was_not_used_for_longest_is_dropped(path: Path, decode
         archive[0]
         archive[40]
         archive[12]
-        assert len(archive._decoded) == 1
+        assert len(archive._decoded.segments) == 1
 
 
 def test_in_worker_processes(path: Path, digits: np.ndarray) -> None:
@@ -104,12 +104,12 @@ def test_a_forked_process_opens_the_file_for_itself(tiny_model: Model, tmp_path:
     dataset = ImageDataset(path, device="cpu")
     dataset[0]
     assert dataset._opened is not None
-    file = dataset._opened[1].file
+    file = dataset._opened[1].file._file
     place = file.tell()
 
     def read() -> None:
         dataset[2]
-        os._exit(7 if dataset._opened[1].file is not file else 1)
+        os._exit(7 if dataset._opened[1].file._file is not file else 1)
 
     child = multiprocessing.get_context("fork").Process(target=read)
     child.start()

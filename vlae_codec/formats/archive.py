@@ -46,7 +46,7 @@ class _Decoded:
     """Segments as they were decoded, the one that was used last at the end."""
 
     def __init__(self) -> None:
-        self._segments: dict[int, NDArray[np.uint8]] = {}
+        self.segments: dict[int, NDArray[np.uint8]] = {}
         #: What is wrong with segments that did not decode, so that it is found out once.
         self._broken: dict[int, str] = {}
 
@@ -56,7 +56,7 @@ class _Decoded:
         """A segment; of those used before, so many are kept at most, and so many pixels."""
         if number in self._broken:
             raise CorruptFile(self._broken[number])
-        decoded, kept = self._segments.pop(number, None), self._segments
+        decoded, kept = self.segments.pop(number, None), self.segments
         if decoded is None:
             try:
                 decoded = decode()

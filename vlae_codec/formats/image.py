@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -18,9 +18,11 @@ from vlae_codec.stages import StageKind
 
 from . import header as container
 from .header import FileKind
-from .request import Request
 from .single import CODED_MODES, decompress
 from .source import FORMAT, NAME, restore_file
+
+if TYPE_CHECKING:
+    from .request import Request
 
 #: What comes back of a source file, by the form in which it is kept; None for those that are stored.
 RESTORES = {

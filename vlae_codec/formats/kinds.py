@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vlae_codec.images.pixels import MAX_PIXELS
 from vlae_codec.registry import Models
 
 from .header import FileKind, kind_of
-from .request import Request
+
+if TYPE_CHECKING:
+    from .request import Request
 
 #: The module of each kind of file.
 KINDS = {

@@ -8,7 +8,7 @@ import zlib
 from enum import IntEnum
 from pathlib import PurePath
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from vlae_codec.errors import UnsupportedImage
 from vlae_codec.fields import MAGIC
@@ -203,6 +203,12 @@ def encode_file(image: Image.Image, fmt: str) -> bytes:
     return data
 
 
+def _turned(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
 def _is_kept_by(image: Image.Image, fmt: str) -> bool:
     with contextlib.suppress(UnsupportedImage):
         return _kept_by(image, fmt) is not None
@@ -220,7 +226,7 @@ def _kept_by(image: Image.Image, fmt: str) -> bytes | None:
             # A TIFF's palette cannot be read before its pixels are.
             again.load()
             # Of a TIFF, and of no other, Pillow turns the pixels as the orientation says.
-            seen = ImageOps.exif_transpose(image) if fmt == "TIFF" else image
+            seen = _turned(image) if fmt == "TIFF" else image
             same = again.mode == image.mode and digest_of(again) == digest_of(seen)
     except MemoryError:
         raise
