@@ -97,12 +97,10 @@ def test_the_gradient_is_that_of_the_code_length(kind: str) -> None:
     (-log_likelihood(given_to, x.float(), gradient_predictor(x.float()), low.float(), high.float()).sum()).backward()
     assert given_to.grad is not None
     expected = given_to.grad[0].permute(1, 2, 0).numpy()
-    found, (starts, freqs) = np.empty(12 * k), np.empty((2, 3), np.uint32)
+    found, interval = np.empty(12 * k), np.empty((2, 3), np.uint32)
     for y in range(6):
         for xx in range(7):
-            adapt._pixel_gradient(
-                whole[y, xx], image, y, xx, alphabet, np.empty((3, k), np.int64), found, starts, freqs
-            )
+            adapt._pixel_gradient(whole[y, xx], image, y, xx, alphabet, np.empty((3, k), np.int64), found, interval)
             assert np.abs(found - expected[y, xx]).max() < 0.02 + 0.02 * np.abs(expected[y, xx]).max()
 
 

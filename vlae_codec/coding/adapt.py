@@ -64,20 +64,26 @@ _UNIT = 1.0 / (1 << 16)
 _TABLE = 1.0 / (1 << TABLE_BITS)
 _TOTAL = float(1 << PRECISION)
 _INVERSE = MEAN_STEPS / float(1 << (16 + INVERSE_SHIFT))
+_DECAY, _GAIN = np.float32(DECAY), np.float32(1.0 - DECAY)
+_SQUARE_DECAY, _SQUARE_GAIN = np.float32(SQUARE_DECAY), np.float32(1.0 - SQUARE_DECAY)
+_EPSILON, _TINY, _ZERO = np.float32(EPSILON), np.float32(2.0**-100), np.float32(0.0)
 _OUTPUT, _HIDDEN = float(1 << OUTPUT_BITS), float(1 << HIDDEN_BITS)
 
 Doubles = NDArray[np.float64]
 
 
 class Heads(NamedTuple):
-    """The two layers as they are now, C channels to C and to the O outputs; the last row holds the biases."""
+    """The two layers as they are now, C channels to C and to the O outputs, and what they learn from.
 
-    #: On the grid, (C + 1, C) and (C + 1, O).
+    All in one, as numba takes no record within a record into a parallel loop.
+    """
+
+    #: On the grid, (C + 1, C) and (C + 1, O); the last row holds the biases.
     first: Doubles
     second: Doubles
     #: Means of the gradient and of its square, (2, C + 1, C) and (2, C + 1, O).
-    first_means: Doubles
-    second_means: Doubles
+    first_means: NDArray[np.float32]
+    second_means: NDArray[np.float32]
     #: Outputs for a unit of the sums, (C,) and (O,).
     first_scale: Doubles
     second_scale: Doubles
@@ -93,11 +99,23 @@ class Heads(NamedTuple):
     #: steps taken: (3,).
     state: Doubles
     #: Pixels since the last step, (1,).
-    count: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+    #: By the step's parity: inputs of both layers, (2, R, C + 1), the last one `ONE`; outputs, (2, R, O); and gradients
+    #: by the outputs, as they are and on their way back, (2, R, O).
+    inputs: Doubles
+    hidden: Doubles
+    params: NDArray[np.int16]
+    gradient: Doubles
+    back_gradient: Doubles
+    #: Gradients by what is hidden, (threads, CHUNK, C), and sums of the gradients, (threads, C + 1, C) and
+    #: (threads, C + 1, O).
+    hidden_gradient: Doubles
+    first_sums: Doubles
+    second_sums: Doubles
 
     @classmethod
-    def of(cls, model: IntegerModel) -> Heads:
-        """Those of a model that has not learned yet."""
+    def of(cls, model: IntegerModel, rows: int, width: int, threads: int) -> Heads:
+        """Those of a model that has not learned yet, for a stage of so many rows and columns."""
         head1, head2 = model.layers["decoder.head1"], model.layers["decoder.head2"]
         grid, mixtures = float(1 << FINE), model.config.mixtures
         scales = [layer.scale.astype(np.float64) for layer in (head1, head2)]
@@ -111,38 +129,16 @@ class Heads(NamedTuple):
         power = 2.0 ** math.frexp(float(natural.max()))[1]
         back = natural / power * float(1 << BACK_BITS)
         returned = ONE * power * _HIDDEN / float(1 << BACK_BITS) / grid
+        room, channels, outputs = min(rows, width // model.config.skew + 1), model.config.channels, len(natural)
+        inputs, hidden = np.full((2, 2, room, channels + 1), ONE)
+        gradient, back_gradient = np.zeros((2, 2, room, outputs))
         return cls(
-            first, second, np.zeros((2, *first.shape)), np.zeros((2, *second.shape)),
+            first, second, np.zeros((2, *first.shape), np.float32), np.zeros((2, *second.shape), np.float32),
             scales[0] / grid, scales[1] / grid, grid / scales[0], grid / (natural * ONE), back,
             np.array(output_limits(mixtures), np.float64), np.array([returned, 1.0, 1.0]), np.zeros(1, np.int64),
-        )  # fmt: skip
-
-
-class Lesson(NamedTuple):
-    """A step's pixels, and those of the step before, from which the heads still learn; and what each thread sums up."""
-
-    #: By the step's parity: inputs of both layers, (2, R, C + 1), the last one `ONE`; outputs, (2, R, O); and gradients
-    #: by the outputs, as they are and on their way back, (2, R, O).
-    inputs: Doubles
-    hidden: Doubles
-    params: NDArray[np.int16]
-    gradient: Doubles
-    back: Doubles
-    #: Gradients by what is hidden, (threads, CHUNK, C), and sums of the gradients, (threads, C + 1, C) and
-    #: (threads, C + 1, O).
-    hidden_gradient: Doubles
-    first: Doubles
-    second: Doubles
-
-    @classmethod
-    def of(cls, model: IntegerModel, rows: int, width: int, threads: int) -> Lesson:
-        """For a stage of so many rows and columns."""
-        config = model.config
-        room, channels, outputs = min(rows, width // config.skew + 1), config.channels, config.outputs
-        return cls(
-            *np.full((2, 2, room, channels + 1), ONE), np.zeros((2, room, outputs), np.int16),
-            *np.zeros((2, 2, room, outputs)), np.zeros((threads, CHUNK, channels)),
-            np.zeros((threads, channels + 1, channels)), np.zeros((threads, channels + 1, outputs)),
+            inputs, hidden, np.zeros((2, room, outputs), np.int16), gradient, back_gradient,
+            np.zeros((threads, CHUNK, channels)),
+            np.zeros((threads, *first.shape)), np.zeros((threads, *second.shape)),
         )  # fmt: skip
 
 
@@ -186,7 +182,7 @@ def _sigmoid(argument):
 
 
 @njit(cache=True)
-def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, starts, freqs):
+def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, interval):
     """The gradient of a pixel's code length in nats by its outputs, in the likelihood's units; and its intervals."""
     k = mixture.shape[1]
     gradient[:] = 0.0
@@ -200,8 +196,8 @@ def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, starts, fr
         count = alphabet.counts[channel]
         middles = alphabet.middles[channel]
         start, freq = symbol_interval(j, count, middles, mixture)
-        starts[channel] = start
-        freqs[channel] = freq
+        interval[0, channel] = start
+        interval[1, channel] = freq
         inverse = _TOTAL / np.float64(freq)
         below, above = np.int64(middles[j]) * _HALF, np.int64(middles[j + 1]) * _HALF
         for i in range(k):
@@ -259,24 +255,31 @@ def _round_hidden(hidden, returned, unit, gradient):
 
 
 @njit(cache=True)
-def _teach_row(heads, lesson, parity, at, image, y, x, alphabet, mixture, starts, freqs):
-    """Keep the gradient of one pixel, the at-th of its step, and give its intervals."""
-    params, gradient = lesson.params[parity, at], lesson.gradient[parity, at]
-    _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, starts, freqs)
-    _round_outputs(params, heads.limits, heads.back, gradient, lesson.back[parity, at])
+def _teach_rows(heads, area, alphabet, intervals, t, begin, end):
+    """Keep the gradients of rows begin..end-1 of step t, and their intervals, unless there is no room for those."""
+    parity = t & 1
+    first, _ = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    mixture = np.empty((3, heads.second.shape[1] // 12), np.int64)
+    own = np.empty((2, 3), np.uint32)
+    for y in range(begin, end):
+        x = t - area.skew * y
+        interval = intervals[:, y, x] if intervals.shape[1] else own
+        params, gradient = heads.params[parity, y - first], heads.gradient[parity, y - first]
+        _pixel_gradient(params, area.image, area.top + y, x, alphabet, mixture, gradient, interval)
+        _round_outputs(params, heads.limits, heads.back, gradient, heads.back_gradient[parity, y - first])
 
 
 @njit(cache=True)
-def _learn_rows(heads, lesson, thread, parity, begin, end):
+def _learn_rows(heads, thread, parity, begin, end):
     """Add what pixels begin..end-1 of a step teach to the thread's sums."""
-    inputs, hidden = lesson.inputs[parity][begin:end], lesson.hidden[parity][begin:end]
-    lesson.second[thread] += np.dot(hidden.T, lesson.gradient[parity][begin:end])
+    inputs, hidden = heads.inputs[parity][begin:end], heads.hidden[parity][begin:end]
+    heads.second_sums[thread] += np.dot(hidden.T, heads.gradient[parity][begin:end])
     # The last column, of the biases, goes nowhere.
-    returned = np.dot(lesson.back[parity][begin:end], heads.second.T)
-    by_hidden = lesson.hidden_gradient[thread][: end - begin]
+    returned = np.dot(heads.back_gradient[parity][begin:end], heads.second.T)
+    by_hidden = heads.hidden_gradient[thread][: end - begin]
     for r in range(end - begin):
         _round_hidden(hidden[r], returned[r], heads.state[0], by_hidden[r])
-    lesson.first[thread] += np.dot(inputs.T, by_hidden)
+    heads.first_sums[thread] += np.dot(inputs.T, by_hidden)
 
 
 @njit(cache=True, inline="always")
@@ -287,50 +290,58 @@ def _share(count, thread, threads):
 
 
 @njit(cache=True)
-def _adam(weights, means, sums, unit, steps, rate_by_decay, by_square_decay):
-    """A step on one layer; ``unit`` makes the sums the mean gradient."""
-    last = weights.shape[0] - 1
-    for i in range(weights.shape[0]):
-        most = BIAS_MAX if i == last else WEIGHT_MAX
-        for j in range(weights.shape[1]):
-            gradient = sums[i, j] * unit
-            mean = DECAY * means[0, i, j] + (1.0 - DECAY) * gradient
-            square = SQUARE_DECAY * means[1, i, j] + (1.0 - SQUARE_DECAY) * (gradient * gradient)
-            means[0, i, j] = mean
-            means[1, i, j] = square
-            away = rate_by_decay * mean / (np.sqrt(square * by_square_decay) + EPSILON)
-            weights[i, j] = min(max(weights[i, j] - np.rint(away * steps[j]), -most), most)
+def _adam(weights, means, squares, sums, unit, steps, rates, most):
+    """A step on a row of weights; ``unit`` makes the sums the mean gradient. Nothing is ever subnormal.
+
+    ``rates`` are the rate and what the mean square is multiplied with, in float32.
+    """
+    for j in range(len(weights)):
+        gradient = np.float32(sums[j] * unit)
+        mean = _DECAY * means[j] + _GAIN * gradient
+        square = _SQUARE_DECAY * squares[j] + _SQUARE_GAIN * (gradient * gradient)
+        mean = mean if abs(mean) >= _TINY else _ZERO
+        square = square if square >= _TINY else _ZERO
+        means[j], squares[j] = mean, square
+        away = rates[0] * mean / (np.sqrt(square * rates[1]) + _EPSILON)
+        weights[j] = min(max(weights[j] - np.rint(np.float64(away) * steps[j]), -most), most)
 
 
 @njit(cache=True)
-def _update(heads, lesson, area, t):
+def _adam_layer(weights, means, sums, unit, steps, rates):
+    last = len(weights) - 1
+    for i in range(len(weights)):
+        most = BIAS_MAX if i == last else WEIGHT_MAX
+        _adam(weights[i], means[0, i], means[1, i], sums[i], unit, steps, rates, most)
+
+
+@njit(cache=True)
+def _update(heads, area, t):
     """After step t: count the pixels of the one before, and take a step if they are enough."""
     first, last = rows_of_step(t - 1, area.skew, area.bottom - area.top, area.image.shape[1])
-    heads.count[0] += max(last - first, 0)
-    count = heads.count[0]
+    heads.pixels[0] += max(last - first, 0)
+    count = heads.pixels[0]
     if count < GROUP:
         return
     state = heads.state
     state[1] *= DECAY
     state[2] *= SQUARE_DECAY
-    rate, by_square = RATE / (1.0 - state[1]), 1.0 / (1.0 - state[2])
-    for sums in (lesson.first, lesson.second):
+    rates = np.float32(RATE / (1.0 - state[1])), np.float32(1.0 / (1.0 - state[2]))
+    for sums in (heads.first_sums, heads.second_sums):
         for thread in range(1, sums.shape[0]):
             sums[0] += sums[thread]
     unit = 1.0 / (ONE * count)
-    _adam(heads.first, heads.first_means, lesson.first[0], unit / _HIDDEN, heads.first_steps, rate, by_square)
-    _adam(heads.second, heads.second_means, lesson.second[0], unit / _OUTPUT, heads.second_steps, rate, by_square)
-    lesson.first[:] = 0.0
-    lesson.second[:] = 0.0
-    heads.count[0] = 0
+    _adam_layer(heads.first, heads.first_means, heads.first_sums[0], unit / _HIDDEN, heads.first_steps, rates)
+    _adam_layer(heads.second, heads.second_means, heads.second_sums[0], unit / _OUTPUT, heads.second_steps, rates)
+    heads.first_sums[:] = 0.0
+    heads.second_sums[:] = 0.0
+    heads.pixels[0] = 0
 
 
 @njit(cache=True, parallel=True)
-def _encode_step(heads, lesson, active, area, alphabet, starts, freqs, t):
+def _encode_step(heads, active, area, alphabet, intervals, t):
     """What step t - 1 teaches, and the intervals of step t."""
     image, top, skew = area.image, area.top, area.skew
-    threads, channels = lesson.first.shape[0], active.shape[2]
-    k = heads.second.shape[1] // 12
+    threads, channels = heads.first_sums.shape[0], active.shape[2]
     parity = t & 1
     before, before_last = rows_of_step(t - 1, skew, area.bottom - top, image.shape[1])
     first, last = rows_of_step(t, skew, area.bottom - top, image.shape[1])
@@ -338,87 +349,74 @@ def _encode_step(heads, lesson, active, area, alphabet, starts, freqs, t):
         low, high = _share(max(before_last - before, 0), thread, threads)
         while low < high:
             stop = min(low + CHUNK, high)
-            _learn_rows(heads, lesson, thread, 1 - parity, low, stop)
+            _learn_rows(heads, thread, 1 - parity, low, stop)
             low = stop
         low, high = _share(max(last - first, 0), thread, threads)
         if low < high:
-            inputs = lesson.inputs[parity][low:high]
+            inputs = heads.inputs[parity][low:high]
             for r in range(high - low):
                 y = first + low + r
                 for c in range(channels):
                     inputs[r, c] = np.float64(active[y, t - skew * y, c])
-            _head_rows(heads, inputs, lesson.hidden[parity][low:high], lesson.params[parity][low:high])
-            mixture = np.empty((3, k), np.int64)
-            for at in range(low, high):
-                y = first + at
-                x = t - skew * y
-                _teach_row(
-                    heads, lesson, parity, at, image, top + y, x, alphabet, mixture, starts[y, x], freqs[y, x]
-                )  # fmt: skip
+            _head_rows(heads, inputs, heads.hidden[parity][low:high], heads.params[parity][low:high])
+            _teach_rows(heads, area, alphabet, intervals, t, first + low, first + high)
 
 
 @njit(cache=True)
-def adapting_intervals(heads, lesson, active, area, alphabet, starts, freqs, begin, end):
+def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
     """Intervals of the pixels of the steps ``begin`` to ``end - 1`` of a stage, the heads learning from all of them.
 
     Parameters
     ----------
     heads : Heads
-    lesson : Lesson
     active : array of int16, shape (rows, W, C)
         What the stage's pixels give the heads.
     area : models.exact.loops.Area
     alphabet : Alphabet
-    starts, freqs : arrays of uint32, shape (rows, W, channels)
-        Receive the intervals.
+    intervals : array of uint32, shape (2, rows, W, channels)
+        Receives starts and frequencies.
     begin, end : int
     """
     for t in range(begin, end):
-        _encode_step(heads, lesson, active, area, alphabet, starts, freqs, t)
-        _update(heads, lesson, area, t)
+        _encode_step(heads, active, area, alphabet, intervals, t)
+        _update(heads, area, t)
 
 
 @njit(cache=True, parallel=True)
-def _decode_step(net, area, features, caches, heads, lesson, alphabet, t):
+def _decode_step(net, area, features, caches, heads, alphabet, t):
     """What step t - 1 teaches, and what the network says of step t."""
+    none = np.empty((2, 0, 0, 0), np.uint32)
     image, top, skew = area.image, area.top, area.skew
-    threads = lesson.first.shape[0]
+    threads = heads.first_sums.shape[0]
     parity = t & 1
     before, before_last = rows_of_step(t - 1, skew, area.bottom - top, image.shape[1])
     first, last = rows_of_step(t, skew, area.bottom - top, image.shape[1])
     for thread in prange(threads):
-        mixture = np.empty((3, heads.second.shape[1] // 12), np.int64)
-        interval = np.empty((2, 3), np.uint32)
         low, high = _share(max(before_last - before, 0), thread, threads)
         while low < high:
             stop = min(low + CHUNK, high)
-            for at in range(low, stop):
-                y = before + at
-                _teach_row(
-                    heads, lesson, 1 - parity, at, image, top + y, t - 1 - skew * y, alphabet, mixture, interval[0],
-                    interval[1],
-                )  # fmt: skip
-            _learn_rows(heads, lesson, thread, 1 - parity, low, stop)
+            _teach_rows(heads, area, alphabet, none, t - 1, before + low, before + stop)
+            _learn_rows(heads, thread, 1 - parity, low, stop)
             low = stop
         low, high = _share(max(last - first, 0), thread, threads)
         while low < high:
             stop = min(low + CHUNK, high)
             trunk_rows(net, area, features, caches, thread, t, first + low, first + stop)
             stream = caches.stream[thread]
-            inputs = lesson.inputs[parity][low:stop]
+            inputs = heads.inputs[parity][low:stop]
             for r in range(stop - low):
                 for c in range(stream.shape[1]):
                     inputs[r, c] = np.float64(min(max(stream[r, c], np.float32(0.0)), net.limits[0]))
-            _head_rows(heads, inputs, lesson.hidden[parity][low:stop], lesson.params[parity][low:stop])
+            _head_rows(heads, inputs, heads.hidden[parity][low:stop], heads.params[parity][low:stop])
             low = stop
 
 
 @njit(cache=True)
-def pop_adapting(net, stack, area, features, caches, heads, lesson, alphabet, begin, end):
-    """`wavefront.pop_wavefront` with heads that learn."""
-    for t in range(begin, end):
-        _decode_step(net, area, features, caches, heads, lesson, alphabet, t)
-        _update(heads, lesson, area, t)
-        if not pop_step(stack, area, lesson.params[t & 1], t, alphabet):
+def pop_adapting(net, stack, area, features, caches, heads, alphabet, steps):
+    """`wavefront.pop_wavefront` with heads that learn; ``steps`` are the first and the last-plus-one."""
+    for t in range(steps[0], steps[1]):
+        _decode_step(net, area, features, caches, heads, alphabet, t)
+        _update(heads, area, t)
+        if not pop_step(stack, area, heads.params[t & 1], t, alphabet):
             return False
     return True

@@ -260,14 +260,15 @@ class PhotoCoder:
         """Intervals of a stage's subpixels, uint32 (rows, W, channels)."""
         image, alphabet, costs, progress = canvas[:4]
         timer, width = Timer(costs), image.shape[1]
-        starts = np.empty((stage.count, width, alphabet.channels), np.uint32)
-        freqs = np.empty_like(starts)
+        found = np.empty((2, stage.count, width, alphabet.channels), np.uint32)
+        starts, freqs = found
         if alphabet.certain:
             starts[:], freqs[:] = 0, 1 << cdf.PRECISION
             progress(stage.count * width)
             return Intervals(starts, freqs)
         if canvas.adapts:
-            return self._adapting_intervals(canvas, stage, features, Intervals(starts, freqs))
+            self._learn(canvas, stage, features, found)
+            return Intervals(starts, freqs)
         for y, params in self.parallel.bands(image, stage.first, stage.last, features):
             timer("network")
             band = slice(y - stage.first, y - stage.first + len(params))
@@ -279,10 +280,10 @@ class PhotoCoder:
         timer("network")
         return Intervals(starts, freqs)
 
-    def _adapting_intervals(
-        self, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None, intervals: Intervals
-    ) -> Intervals:
-        """`_intervals` with heads that learn, which takes the wavefront's order."""
+    def _learn(
+        self, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None, intervals: NDArray[np.uint32]
+    ) -> None:
+        """Fill in starts and frequencies, (2, rows, W, channels), by heads that learn, in the wavefront's order."""
         image, alphabet, costs, progress = canvas[:4]
         timer, width = Timer(costs), image.shape[1]
         active = np.empty((stage.count, width, self.config.channels), np.int16)
@@ -293,18 +294,16 @@ class PhotoCoder:
             progress(int(half[top + len(rows)] - half[top]))
         timer("network")
         area, steps = self._area(image, stage)
-        heads = adapt.Heads.of(self.model)
-        lesson = adapt.Lesson.of(self.model, stage.count, width, get_num_threads())
+        heads = adapt.Heads.of(self.model, stage.count, width, get_num_threads())
         left, done = stage.count * width - int(half[-1]), 0
         for begin, end in strides(steps):
             with single_threaded_products():
-                adapt.adapting_intervals(heads, lesson, active, area, alphabet, *intervals, begin, end)
+                adapt.adapting_intervals(heads, active, area, alphabet, intervals, begin, end)
             now = left * end // steps
             progress(now - done)
             done = now
-        costs.pixels += intervals.bits()
+        costs.pixels += Intervals(*intervals).bits()
         timer("cdf")
-        return intervals
 
     def _push_intervals(self, message: Message, intervals: Intervals, bits: float, costs: Costs) -> None:
         """Push a stage's subpixels, which take so many bits."""
@@ -323,14 +322,13 @@ class PhotoCoder:
         if features is None:
             features = self._no_features()
         if canvas.adapts:
-            heads = adapt.Heads.of(self.model)
-            lesson = adapt.Lesson.of(self.model, stage.count, width, get_num_threads())
+            heads = adapt.Heads.of(self.model, stage.count, width, get_num_threads())
         done = 0
         for begin, end in strides(steps):
             with single_threaded_products():
                 if canvas.adapts:
                     enough = adapt.pop_adapting(
-                        self.arrays, message.stack, area, features, caches, heads, lesson, alphabet, begin, end
+                        self.arrays, message.stack, area, features, caches, heads, alphabet, (begin, end)
                     )
                 else:
                     enough = wavefront.pop_wavefront(
