@@ -19,6 +19,9 @@ from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.registry import DEFAULT_MODEL, load_model
 from vlae_codec.stages import StageKind
 
+#: Seconds in all, and by the parts of `stages.Costs`.
+Spent = tuple[float, dict[str, float]]
+
 
 def multiply_adds(config: VLAEConfig) -> float:
     """Multiply-adds of the decoder's network for one pixel; z adds less than a hundredth."""
@@ -64,22 +67,26 @@ def test_picture(path: str | None, megapixels: float) -> np.ndarray:
     )
 
 
-def run(coder: PhotoCoder, picture: np.ndarray, rounds: int) -> None:
-    """Print the figures of one picture, the median of some rounds."""
+def time_rounds(coder: PhotoCoder, picture: np.ndarray, rounds: int, adapts: bool) -> dict[str, list[Spent]]:
+    """Seconds in all and by parts of some rounds of encoding and of decoding; exits if a picture is not the same."""
     alphabet = Alphabet.of(picture, 3)
     kind = StageKind.BITS_BACK if coder.config.z_channels else StageKind.WITHOUT_Z
-    pixels = picture.shape[0] * picture.shape[1]
-    encodes, decodes = [], []
+    found: dict[str, list[Spent]] = {"encode": [], "decode": []}
     for _ in range(rounds):
         begun = time.perf_counter()
-        message, stages, spent = coder.encode(picture, alphabet, kind)
-        encodes.append((time.perf_counter() - begun, spent.seconds))
+        message, stages, spent = coder.encode(picture, alphabet, kind, adapts=adapts)
+        found["encode"].append((time.perf_counter() - begun, spent.seconds))
         begun = time.perf_counter()
-        again, spent = coder.decode(message, picture.shape[:2], alphabet, stages)
-        decodes.append((time.perf_counter() - begun, spent.seconds))
+        again, spent = coder.decode(message, picture.shape[:2], alphabet, stages, adapts=adapts)
+        found["decode"].append((time.perf_counter() - begun, spent.seconds))
         if not np.array_equal(again, picture):
             sys.exit("the decoded picture differs from the one encoded")
-    network = sorted(coder.network_seconds(picture) for _ in range(rounds))[rounds // 2]
+    return found
+
+
+def run(coder: PhotoCoder, picture: np.ndarray, rounds: int) -> None:
+    """Print the figures of one picture, the median of some rounds, with heads that learn and without."""
+    pixels = picture.shape[0] * picture.shape[1]
     macs, rate = multiply_adds(coder.config), matrix_rate()
     limit = 2 * macs * pixels / rate
     print(f"{picture.shape[1]} x {picture.shape[0]}, {torch.get_num_threads()} threads, device {coder.device}")
@@ -87,15 +94,21 @@ def run(coder: PhotoCoder, picture: np.ndarray, rounds: int) -> None:
         f"{macs:.0f} multiply-adds per pixel, matrix rate {rate / 1e9:.0f} GFLOP/s: "
         f"limit {pixels / limit / 1e6:.2f} MP/s"
     )
-    for name, results in (("encode", encodes), ("decode", decodes)):
-        seconds, parts = sorted(results, key=lambda r: r[0])[rounds // 2]
-        if name == "decode":
-            parts = {**parts, "network": parts["network"] + network, "cdf + ans": parts["wavefront"] - network}
-            del parts["wavefront"]
-        shares = ", ".join(f"{part} {100 * part_s / seconds:.0f} %" for part, part_s in parts.items() if part_s)
-        print(
-            f"{name}: {seconds:.2f} s, {pixels / seconds / 1e6:.3f} MP/s, {seconds / limit:.1f} x the limit; {shares}"
-        )
+    network = sorted(coder.network_seconds(picture) for _ in range(rounds))[rounds // 2]
+    for adapts in (True, False):
+        for name, results in time_rounds(coder, picture, rounds, adapts).items():
+            seconds, parts = sorted(results, key=lambda r: r[0])[rounds // 2]
+            rest = "learning, cdf" if adapts else "cdf"
+            if name == "decode":
+                parts = {**parts, "network": parts["network"] + network}
+                parts[f"{rest} + ans"] = parts.pop("wavefront") - network
+            else:
+                parts = {rest if part == "cdf" else part: part_s for part, part_s in parts.items()}
+            shares = ", ".join(f"{part} {100 * part_s / seconds:.0f} %" for part, part_s in parts.items() if part_s)
+            print(
+                f"{name}{'' if adapts else ', --no-adapt'}: {seconds:.2f} s, {pixels / seconds / 1e6:.3f} MP/s, "
+                f"{seconds / limit:.1f} x the limit; {shares}"
+            )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024)
     print(f"peak memory {peak:.0f} MiB")
 
@@ -122,8 +135,9 @@ def run_quietly(coder: PhotoCoder, picture: np.ndarray) -> None:
     alphabet = Alphabet.of(picture, 3)
     for kind in (StageKind.WITHOUT_Z, StageKind.BITS_BACK):
         if kind is StageKind.WITHOUT_Z or coder.config.z_channels:
-            message, stages, _ = coder.encode(picture, alphabet, kind)
-            coder.decode(message, picture.shape[:2], alphabet, stages)
+            for adapts in (False, True):
+                message, stages, _ = coder.encode(picture, alphabet, kind, adapts=adapts)
+                coder.decode(message, picture.shape[:2], alphabet, stages, adapts=adapts)
 
 
 if __name__ == "__main__":
