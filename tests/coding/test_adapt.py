@@ -101,7 +101,7 @@ def test_the_gradient_is_that_of_the_code_length(kind: str) -> None:
     away = []
     for y, row in enumerate(expected):
         for x_, each in enumerate(row):
-            adapt._pixel_gradient(whole[y, x_], image, y, x_, alphabet, np.empty((3, k), np.int64), found, interval)
+            adapt._pixel_gradient(whole[y, x_], image, y, x_, alphabet, np.empty((7, k), np.int64), found, interval)
             away.append(np.abs(found - each).max() / (1 + np.abs(each).max()))
     # Where a value is all but impossible, the tables' digits end.
     assert np.mean(np.array(away) < 2e-3) > 0.9

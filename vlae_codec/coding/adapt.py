@@ -22,24 +22,21 @@ from numpy.typing import NDArray
 
 from vlae_codec.entropy.cdf import (
     COUPLING_STEPS,
-    FRACTION_BITS,
     INVERSE_SHIFT,
     LOGIT_STEPS,
     MEAN_STEPS,
     PRECISION,
     SCALE_STEPS,
-    SIGMOID,
-    SIGMOID_END,
     TABLE_BITS,
 )
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.exact.loops import CHUNK, predict, rows_of_step, trunk_rows
 from vlae_codec.models.plan import ACTIVATION_MAX, output_limits
 
-from .wavefront import mixture_components, pop_step, symbol_interval
+from .wavefront import frequency_below, mixture_components, pop_step, sigmoid, sigmoid_argument
 
 #: As `wavefront._TAKEN_FROM`, of entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and coding/wavefront.py.
-_TAKEN_FROM = "e35399f20bedb773"
+_TAKEN_FROM = "23921584a09b1ac4"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -165,25 +162,10 @@ def _head_rows(heads, inputs, hidden, params):
         _finish_outputs(sums[i], heads.second_scale, heads.limits[0], heads.limits[1], params[i])
 
 
-@njit(cache=True, inline="always")
-def _argument(edge, mixture, i):
-    """Where an edge lies in a component, in units of 2^-16 of its scale."""
-    return (edge - mixture[0, i]) * mixture[1, i] >> INVERSE_SHIFT
-
-
-@njit(cache=True, inline="always")
-def _sigmoid(argument):
-    """The table's sigmoid, as a number from zero to one."""
-    argument = min(max(argument + (SIGMOID_END << 16), 0), (2 * SIGMOID_END << 16) - 1)
-    index = argument >> FRACTION_BITS
-    left = np.int64(SIGMOID[index])
-    rest = argument & ((1 << FRACTION_BITS) - 1)
-    return np.float64(left + ((np.int64(SIGMOID[index + 1]) - left) * rest >> FRACTION_BITS)) * _TABLE
-
-
 @njit(cache=True)
-def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, interval):
+def _pixel_gradient(params, image, y, x, alphabet, scratch, gradient, interval):
     """The gradient of a pixel's code length in nats by its outputs, in the likelihood's units; and its intervals."""
+    mixture, edges = scratch[:3], scratch[3:]
     k = mixture.shape[1]
     gradient[:] = 0.0
     red = np.int64(0)
@@ -195,20 +177,31 @@ def _pixel_gradient(params, image, y, x, alphabet, mixture, gradient, interval):
         j = np.int64(alphabet.ranks[channel, value])
         count = alphabet.counts[channel]
         middles = alphabet.middles[channel]
-        start, freq = symbol_interval(j, count, middles, mixture)
+        # Below the value and above it, one after the other: sums, arguments and sigmoids.
+        start, stop = np.int64(0), np.int64(1 << PRECISION)
+        for i in range(k):
+            edges[0, i], edges[1, i], edges[2, i], edges[3, i] = 0, 0, 0, 1 << TABLE_BITS
+        if j > 0:
+            total, edge = np.int64(0), np.int64(middles[j]) * _HALF
+            for i in range(k):
+                edges[0, i] = sigmoid_argument(edge, mixture, i)
+                edges[2, i] = sigmoid(edges[0, i])
+                total += mixture[2, i] * edges[2, i]
+            start = frequency_below(total, j, count)
+        if j + 1 < count:
+            total, edge = np.int64(0), np.int64(middles[j + 1]) * _HALF
+            for i in range(k):
+                edges[1, i] = sigmoid_argument(edge, mixture, i)
+                edges[3, i] = sigmoid(edges[1, i])
+                total += mixture[2, i] * edges[3, i]
+            stop = frequency_below(total, j + 1, count)
+        freq = stop - start
         interval[0, channel] = start
         interval[1, channel] = freq
         inverse = _TOTAL / np.float64(freq)
-        below, above = np.int64(middles[j]) * _HALF, np.int64(middles[j + 1]) * _HALF
         for i in range(k):
-            low, high = 0.0, 1.0
-            low_away, high_away = 0.0, 0.0
-            if j > 0:
-                argument = _argument(below, mixture, i)
-                low, low_away = _sigmoid(argument), argument * _UNIT
-            if j + 1 < count:
-                argument = _argument(above, mixture, i)
-                high, high_away = _sigmoid(argument), argument * _UNIT
+            low, high = np.float64(edges[2, i]) * _TABLE, np.float64(edges[3, i]) * _TABLE
+            low_away, high_away = np.float64(edges[0, i]) * _UNIT, np.float64(edges[1, i]) * _UNIT
             weight = np.float64(mixture[2, i]) * _UNIT
             share = weight * inverse
             gradient[channel * k + i] = weight - share * (high - low)
@@ -259,13 +252,13 @@ def _teach_rows(heads, area, alphabet, intervals, t, begin, end):
     """Keep the gradients of rows begin..end-1 of step t, and their intervals, unless there is no room for those."""
     parity = t & 1
     first, _ = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    mixture = np.empty((3, heads.second.shape[1] // 12), np.int64)
+    scratch = np.empty((7, heads.second.shape[1] // 12), np.int64)
     own = np.empty((2, 3), np.uint32)
     for y in range(begin, end):
         x = t - area.skew * y
         interval = intervals[:, y, x] if intervals.shape[1] else own
         params, gradient = heads.params[parity, y - first], heads.gradient[parity, y - first]
-        _pixel_gradient(params, area.image, area.top + y, x, alphabet, mixture, gradient, interval)
+        _pixel_gradient(params, area.image, area.top + y, x, alphabet, scratch, gradient, interval)
         _round_outputs(params, heads.limits, heads.back, gradient, heads.back_gradient[parity, y - first])
 
 

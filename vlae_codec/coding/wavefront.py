@@ -109,16 +109,33 @@ class Alphabet(NamedTuple):
 
 
 @njit(cache=True, inline="always")
+def sigmoid(argument):
+    """The table's sigmoid of an argument in units of 2^-16."""
+    argument = min(max(argument + _END, 0), _LAST)
+    index = argument >> FRACTION_BITS
+    left = _SIGMOID[index]
+    return left + ((_SIGMOID[index + 1] - left) * (argument & _FRACTION_MASK) >> FRACTION_BITS)
+
+
+@njit(cache=True, inline="always")
+def sigmoid_argument(edge, mixture, i):
+    """Where an edge in 1 / MEAN_STEPS values lies in a component, in units of 2^-16 of its scale."""
+    return (edge - mixture[0, i]) * mixture[1, i] >> INVERSE_SHIFT
+
+
+@njit(cache=True, inline="always")
 def _below(edge, mixture):
     """Sum of weight * sigmoid over the components, below an edge in 1 / MEAN_STEPS values."""
     total = np.int64(0)
     for i in range(mixture.shape[1]):
-        argument = ((edge - mixture[0, i]) * mixture[1, i] >> INVERSE_SHIFT) + _END
-        argument = min(max(argument, 0), _LAST)
-        index = argument >> FRACTION_BITS
-        left = _SIGMOID[index]
-        total += mixture[2, i] * (left + ((_SIGMOID[index + 1] - left) * (argument & _FRACTION_MASK) >> FRACTION_BITS))
+        total += mixture[2, i] * sigmoid(sigmoid_argument(edge, mixture, i))
     return total
+
+
+@njit(cache=True, inline="always")
+def frequency_below(total, j, count):
+    """Cumulative frequency below the j-th of the values that occur, from what `_below` sums up."""
+    return (total * (_TOTAL - count) >> _SUM_BITS) + j
 
 
 @njit(cache=True, inline="always")
@@ -158,7 +175,7 @@ def cumulative(j, count, middles, mixture):
         return np.int64(0)
     if j == count:
         return np.int64(_TOTAL)
-    return (_below(np.int64(middles[j]) * _HALF, mixture) * (_TOTAL - count) >> _SUM_BITS) + j
+    return frequency_below(_below(np.int64(middles[j]) * _HALF, mixture), j, count)
 
 
 @njit(cache=True, inline="always")
