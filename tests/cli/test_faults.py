@@ -25,6 +25,7 @@ from PIL import Image
 from vlae_codec import decompress, load_model
 from vlae_codec.errors import VlaeError
 from vlae_codec.files import open_unchanged, read_bytes
+from vlae_codec.formats.source import FileOptions, compress_file
 from vlae_codec.stages import StageKind
 
 TINY = str(GOLDEN / "tiny.safetensors")
@@ -127,6 +128,7 @@ def packed(tmp_path: Path, source: Path) -> Path:
         path.write_bytes(vlae_file(image, StageKind.BITS_BACK, load_model(TINY, "cpu")))
     # Compiles the loops, where that is still to be done: the compiled code is a file too.
     decompress(path.read_bytes())
+    compress_file(source.read_bytes(), source.name, load_model(TINY, "cpu"), FileOptions())
     return path
 
 
