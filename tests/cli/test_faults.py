@@ -22,7 +22,7 @@ import pytest
 from conftest import GOLDEN, binary_images, picture, vlae_file
 from PIL import Image
 
-from vlae_codec import decompress, load_model
+from vlae_codec import archive_array, decompress, load_model
 from vlae_codec.errors import VlaeError
 from vlae_codec.files import open_unchanged, read_bytes
 from vlae_codec.formats.source import FileOptions, compress_file
@@ -234,6 +234,8 @@ def test_ctrl_c(run: Commands, tmp_path: Path) -> None:
     # Images enough for minutes.
     array = tmp_path / "in.npy"
     np.save(array, np.tile(binary_images(400, 8), (200, 1, 1)))
+    # Compiles the loops: an interruption of numba itself is said by Python, in lines of its own.
+    archive_array(binary_images(40, 8), load_model(BINARY, "cpu"))
     arguments = ("compress", array, "-o", tmp_path / "out.vlae", "-m", BINARY, "--segment", "20")
     # A shell's background jobs, such as a test run may be, ignore the signal and hand that down.
     process = run.start(*arguments, before="signal.signal(signal.SIGINT, signal.default_int_handler)")
