@@ -93,6 +93,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
       vlae-codec train --start photo --data my/camera -o run --steps 1000 --decay 800 --rate 5e-4
     """
     import torch
+    from vlae_codec.models.exact.loops import set_threads
     from vlae_codec.models.training.loop import Report, Trainer
     from vlae_codec.models.training.presets import PRESETS, preset
     from vlae_codec.models.training.start import to_floats
@@ -114,7 +115,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
     if parts.freeze_decoder and run.start is None:
         raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name it with --start")
     if run.threads:
-        torch.set_num_threads(run.threads)
+        set_threads(run.threads)
     device = run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -21,7 +21,7 @@ from vlae_codec.models.training.data import CropStream, bin_edges, load_pictures
 from vlae_codec.models.training.evaluate import folder_elbo, picture_elbo
 from vlae_codec.models.training.export import export_model, load_average, without_z
 from vlae_codec.models.training.loop import Report, Schedule, Trainer
-from vlae_codec.models.vlae import VLAE
+from vlae_codec.models.vlae import VLAE, log_cell
 
 import vlae_codec
 from vlae_codec.errors import UnknownModel, UnsupportedImage, VlaeError
@@ -75,6 +75,22 @@ def test_a_frozen_decoder_stays_as_it_was(folder: Path, tmp_path: Path) -> None:
     for name, parameter in trainer.model.named_parameters():
         same = torch.equal(parameter, dict(start.model.named_parameters())[name])
         assert same == name.startswith("decoder."), name
+
+
+def test_z_is_trained_as_lossy_codes_round_it(folder: Path, tmp_path: Path) -> None:
+    schedule = dataclasses.replace(
+        SHORT, steps=60, z_from=0, z_alone=True, rounded=True, distortion=1e-3, rate=2e-2, matrix_rate=2e-2
+    )
+    _, reports = train(folder, tmp_path / "run", schedule=schedule)
+    assert reports[-1].error < 0.8 * reports[5].error
+
+
+def test_cells_of_a_lattice_sum_to_one() -> None:
+    away = torch.arange(-40, 41) * 0.75 + 0.3
+    logs = log_cell(away, torch.tensor(0.4), torch.tensor(0.75))
+    assert abs(float(logs.exp().sum()) - 1.0) < 1e-5
+    # A wide cell around the mean is all but certain, and costs next to nothing.
+    assert -1e-3 < float(log_cell(torch.tensor(0.1), torch.tensor(-2.0), torch.tensor(2.0))) <= 1e-6
 
 
 def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -181,6 +197,9 @@ def test_train_and_export_commands(folder: Path, tmp_path: Path) -> None:
     result = runner.invoke(main, ["train", "--data", str(folder), "-o", str(tmp_path / "c"), "--freeze-decoder"])
     assert result.exit_code == 2
     assert "--start" in result.output
+    result = runner.invoke(main, ["train", "--data", str(folder), "-o", str(tmp_path / "c"), "--rounded"])
+    assert result.exit_code == 2
+    assert "--z-alone" in result.output
     result = runner.invoke(main, ["train", "--data", str(tmp_path / "run"), "-o", str(tmp_path / "b")])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "no pictures found" in result.output

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from vlae_codec.models.depthwise import RectifiedDepthwise
+
+
+def layer_of_torch(p: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    kernel = F.pad(weights, (0, 2)).view(-1, 1, 3, 5)
+    return F.relu(F.conv2d(F.pad(F.relu(p), (2, 2, 2, 0)), kernel, bias, groups=len(kernel)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 12), (16, 5)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], layout: torch.memory_format) -> None:
+    torch.manual_seed(size[0])
+    p = torch.randn(3, 8, *size).to(torch.bfloat16).contiguous(memory_format=layout)
+    leaves = [p, 0.3 * torch.randn(8, 13), 0.3 * torch.randn(8)]
+    gradient = torch.randn(3, 8, *size).to(torch.bfloat16)
+    mine = [leaf.clone().requires_grad_() for leaf in leaves]
+    out = RectifiedDepthwise.apply(*mine)
+    out.backward(gradient)
+    theirs = [leaf.float().requires_grad_() for leaf in leaves]
+    expected = layer_of_torch(*theirs)
+    expected.backward(gradient.float())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=2**-8, atol=1e-6)
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad.float(), other.grad, rtol=2**-7, atol=1e-3)
