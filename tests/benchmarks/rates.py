@@ -53,16 +53,19 @@ def peers(efforts: tuple[int, ...]) -> dict[str, Callable[[Image.Image], int]]:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("-m", "--model", "models", multiple=True, help="Model of ours; may be given more than once.")
 @click.option("--effort", "efforts", type=int, multiple=True, help="JPEG XL effort; may be given more than once.")
+@click.option("--adapt/--no-adapt", default=True, show_default=True)
 @click.option("--peers/--no-peers", "with_peers", default=True, show_default=True)
 @click.option("--each", is_flag=True, help="Also print every picture.")
-def main(folder: Path, models: tuple[str, ...], efforts: tuple[int, ...], with_peers: bool, each: bool) -> None:
+def main(
+    folder: Path, models: tuple[str, ...], efforts: tuple[int, ...], with_peers: bool, each: bool, adapt: bool
+) -> None:
     """Print mean bits per subpixel of FOLDER's pictures."""
     coders = peers(efforts) if with_peers else {}
     ideal: dict[str, list[float]] = {}
     parts: dict[str, list[tuple[float, float, float]]] = {}
     for name in models:
-        model = vlae_codec.load_model(name, "cpu")
-        label = f"vlae-codec {vlae_codec.__version__}, {model.name} ({model.id.hex()})"
+        model = vlae_codec.load_model(name, "cpu", adapt)
+        label = f"vlae-codec {vlae_codec.__version__}, {model.name} ({model.id.hex()}){'' if adapt else ', --no-adapt'}"
         ideal[label], parts[label] = [], []
 
         def ours(image: Image.Image, model: vlae_codec.Model = model, label: str = label) -> int:
