@@ -71,33 +71,39 @@ def run_script(settings: dict[str, str], cache: Path, *arguments: str) -> bytes:
     return result.stdout
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled loops are kept, apart by instruction set, so that they are compiled once for each."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="module", params=["photo", "photo-global"])
-def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """A file named as its model, which has masked layers and no z, or depthwise layers and z."""
     folder = tmp_path_factory.mktemp("reference")
     path = folder / f"{request.param}.vlae"
-    path.write_bytes(run({}, 8192, request.param, "", folder / "cache"))
+    path.write_bytes(run({}, 8192, request.param, "", cache))
     return path
 
 
 @pytest.mark.parametrize("settings", SETTINGS[1:], ids=lambda s: " ".join(f"{k}={v}" for k, v in s.items()))
 @pytest.mark.parametrize("band", [8192, 500])
-def test_the_same_bytes_everywhere(settings: dict[str, str], band: int, reference: Path, tmp_path: Path) -> None:
-    assert run(settings, band, reference.stem, str(reference), reference.parent / "cache") == reference.read_bytes()
+def test_the_same_bytes_everywhere(settings: dict[str, str], band: int, reference: Path, cache: Path) -> None:
+    assert run(settings, band, reference.stem, str(reference), cache) == reference.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def reference_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference_archive(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     path = folder / "reference.vlae"
-    path.write_bytes(run_script({}, folder / "cache", ARCHIVE_SCRIPT, str(GOLDEN.parent), "32"))
+    path.write_bytes(run_script({}, cache, ARCHIVE_SCRIPT, str(GOLDEN.parent), "32"))
     return path
 
 
 @pytest.mark.parametrize("settings", SETTINGS[1:], ids=lambda s: " ".join(f"{k}={v}" for k, v in s.items()))
-def test_the_same_archive_everywhere(settings: dict[str, str], reference_archive: Path) -> None:
+def test_the_same_archive_everywhere(settings: dict[str, str], reference_archive: Path, cache: Path) -> None:
     arguments = [ARCHIVE_SCRIPT, str(GOLDEN.parent), "7", str(reference_archive)]
-    assert run_script(settings, reference_archive.parent / "cache", *arguments) == reference_archive.read_bytes()
+    assert run_script(settings, cache, *arguments) == reference_archive.read_bytes()
 
 
 def test_the_test_picture_is_coded_by_the_model(reference: Path) -> None:
@@ -107,12 +113,12 @@ def test_the_test_picture_is_coded_by_the_model(reference: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_tiny_model_files_do_not_depend_on_threads(threads: int, tmp_path: Path) -> None:
+def test_tiny_model_files_do_not_depend_on_threads(threads: int, cache: Path) -> None:
     with Image.open(EXAMPLES / "lake.png") as image:
         assert image.mode == "RGB"
     settings = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
     tiny = str(GOLDEN / "tiny.safetensors")
-    assert run(settings, 8192, tiny, "", tmp_path) == run({}, 300, tiny, "", tmp_path)
+    assert run(settings, 8192, tiny, "", cache) == run({}, 300, tiny, "", cache)
 
 
 def test_no_loop_leaves_its_arrays() -> None:
