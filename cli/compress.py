@@ -120,6 +120,8 @@ def compress(
         archived.refuse("is one image")
         _compress_file(sources[0], target, model, options, runner)
         return
+    if not options.adapt and model.config.image_size:
+        raise click.UsageError(f"--no-adapt is for photographs, and model {model.name} is for binary images")
     if options.pixels or options.strip:
         raise click.UsageError("--pixels and --strip are for single images, not for archives")
     _compress_archive(sources, target, model, options, archived, many_files.keep_going, runner)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import complete_path, gather
+from .options import complete_path, gather, use_threads
 
 #: Options that replace a value of the preset's configuration or schedule.
 CONFIG = ("blocks", "channels", "z_channels", "z_hidden", "z_width")
@@ -93,7 +93,6 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
       vlae-codec train --start photo --data my/camera -o run --steps 1000 --decay 800 --rate 5e-4
     """
     import torch
-    from vlae_codec.models.exact.loops import set_threads
     from vlae_codec.models.training.loop import Report, Trainer
     from vlae_codec.models.training.presets import PRESETS, preset
     from vlae_codec.models.training.start import to_floats
@@ -114,8 +113,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
         raise click.UsageError("--rounded is for training z alone: give --z-alone too")
     if parts.freeze_decoder and run.start is None:
         raise click.UsageError("--freeze-decoder keeps a trained decoder as it is: name it with --start")
-    if run.threads:
-        set_threads(run.threads)
+    use_threads(run.threads)
     device = run.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

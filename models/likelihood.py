@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .plan import MEAN_UNIT
+
 #: Order of the parameter blocks in the decoder's output; the letter names the colour channel.
 LAYOUT = (
     "logit_r", "logit_g", "logit_b",
@@ -17,8 +19,6 @@ LAYOUT = (
     "scale_r", "scale_g", "scale_b",
     "g_from_r", "b_from_r", "b_from_g",
 )  # fmt: skip
-#: Pixels per unit of the network's mean outputs; keeps its last layer's weights of one size.
-MEAN_UNIT = 8.0
 #: Natural logarithm of the smallest and largest scale, in pixel values.
 LOG_SCALE_MIN, LOG_SCALE_MAX = -3.0, 4.5
 #: Largest coupling between channels.

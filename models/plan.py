@@ -21,6 +21,8 @@ SYNTHESIS_BLOCKS = (2, 2, 2, 1)
 SEEN_SIDE = 5
 #: Pixel values are centred by this and divided by `PIXEL_UNIT` on their way into a network.
 PIXEL_CENTRE, PIXEL_UNIT = 128.0, 64.0
+#: Pixel values per unit of the decoder's outputs for means; keeps its last layer's weights of one size.
+MEAN_UNIT = 8.0
 #: Channels at a quarter of a binary image's side, where the dense layers begin and end.
 NARROW = 16
 #: Limits of the posterior's mean and of the natural logarithm of its standard deviation.
@@ -124,6 +126,12 @@ def output_limits(mixtures: int) -> tuple[NDArray[np.float32], NDArray[np.float3
     """Lowest and highest value of each of the decoder's outputs for photographs."""
     low, high = np.array(OUTPUT_LIMITS, np.float32).T
     return np.repeat(low, 3 * mixtures), np.repeat(high, 3 * mixtures)
+
+
+def output_units(mixtures: int) -> NDArray[np.float64]:
+    """Integer units of each of the decoder's outputs for photographs in one of the likelihood's."""
+    steps = (cdf.LOGIT_STEPS, cdf.MEAN_STEPS * MEAN_UNIT, cdf.SCALE_STEPS, cdf.COUPLING_STEPS)
+    return np.repeat(np.array(steps, np.float64), 3 * mixtures)
 
 
 def _decoder(config: VLAEConfig) -> dict[str, _Stated]:

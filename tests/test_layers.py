@@ -19,7 +19,6 @@ MOST_LINES, MOST_OF_A_CLASS, MOST_PARAMETERS = 450, 200, 8
 #: What is over the limits still; none is to be added.
 LARGE = {
     "loops.py", "loops.py: _gather", "loops.py: _depthwise", "photo.py: PhotoNetworks", "photo.py: PhotoCoder",
-    "adapt.py: adapting_intervals", "adapt.py: pop_adapting",
 }  # fmt: skip
 FILES = sorted(path for folder in ("vlae_codec", "models", "cli") for path in (ROOT / folder).rglob("*.py"))
 
@@ -82,6 +81,10 @@ def too_large(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_too_large(path: Path) -> None:
     assert not set(too_large(path)) - LARGE
+
+
+def test_what_is_let_pass_is_too_large() -> None:
+    assert {name for path in FILES for name in too_large(path)} == LARGE
 
 
 def test_what_is_too_large_is_seen(tmp_path: Path) -> None:

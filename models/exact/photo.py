@@ -96,7 +96,7 @@ class PhotoNetworks:
         self, image: NDArray[np.uint8], top: int, bottom: int, features: NDArray[np.int16] | None,
         boundary: NDArray[np.float32] | None = None, heads: bool = True,
     ) -> Iterator[tuple[int, NDArray[np.int16]]]:  # fmt: skip
-        """Mixture parameters of a stage's pixels, or what the last two layers make them of, band after band.
+        """Mixture parameters of a stage's pixels, or the inputs of the two layers that give them, band after band.
 
         The rows above the stage that its first rows depend on are passed again, without features: a stage knows its
         own z only.

@@ -13,8 +13,7 @@ from vlae_codec.models import plan
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.integer import WEIGHT_MAX, IntegerLayer, IntegerModel
 from vlae_codec.models.layers import Observer
-from vlae_codec.models.likelihood import MEAN_UNIT
-from vlae_codec.models.plan import EXACT, NEIGHBOURS, PIXEL_UNIT, SEEN_SIDE, SYNTHESIS_BLOCKS, Y_STEPS
+from vlae_codec.models.plan import EXACT, NEIGHBOURS, PIXEL_UNIT, SEEN_SIDE, SYNTHESIS_BLOCKS, Y_STEPS, output_units
 from vlae_codec.models.vlae import VLAE
 
 from vlae_codec.entropy import cdf
@@ -301,7 +300,6 @@ def _output_units(config: VLAEConfig, bias: NDArray[np.float64]) -> tuple[NDArra
     if config.image_size:
         return np.full(1, 1 / cdf.BERNOULLI_STEPS), bias
     k = 3 * config.mixtures
-    steps = (cdf.LOGIT_STEPS, cdf.MEAN_STEPS * MEAN_UNIT, cdf.SCALE_STEPS, cdf.COUPLING_STEPS)
     shifted = bias.copy()
     shifted[2 * k : 3 * k] -= cdf.SCALE_LOWEST
-    return np.repeat([1 / step for step in steps], k), shifted
+    return 1 / output_units(config.mixtures), shifted

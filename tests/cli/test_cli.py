@@ -287,3 +287,17 @@ def test_the_limit_of_pixels(tmp_path: Path, source: Path, packed: Path) -> None
         check_refused(refused, tmp_path, "50 x 40 pixels, more than 1999; --max-pixels raises the limit")
         assert call(command, path, "-o", tmp_path / out, "-m", TINY, "--max-pixels", "2000").exit_code == 0
         (tmp_path / out).unlink()
+
+
+def test_learning_is_left_out_where_asked(tmp_path: Path) -> None:
+    with Image.open(EXAMPLES / "lake.png") as image:
+        image.crop((0, 0, 160, 128)).save(tmp_path / "a.png")
+    quick = ("compress", tmp_path / "a.png", "--no-verify", "--quick", "-m", "photo")
+    assert call(*quick, "-o", tmp_path / "one.vlae", "--no-adapt").exit_code == 0
+    assert call(*quick, "-o", f"{tmp_path}/many/", "--no-adapt", "--jobs", "0").exit_code == 0
+    assert call(*quick, "-o", tmp_path / "learned.vlae").exit_code == 0
+    for name, adapts in (("one.vlae", False), ("many/a.png.vlae", False), ("learned.vlae", True)):
+        assert vlae_codec.info((tmp_path / name).read_bytes())["adapts"] is adapts
+    result = call("compress", tmp_path / "a.png", "-o", tmp_path / "b.vlae", "--no-adapt", "-m", "static-mnist")
+    assert result.exit_code == 2
+    assert "--no-adapt is for photographs, and model static-mnist is for binary images" in result.stderr

@@ -128,6 +128,7 @@ def test_no_loop_leaves_its_arrays() -> None:
 
 
 def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
+    from vlae_codec.models import plan
     from vlae_codec.models.exact import loops
 
     from vlae_codec.coding import adapt, wavefront
@@ -137,7 +138,7 @@ def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
     records = str([record._fields for record in (ans.Stack, codecs.Gaussians, codecs.Intervals)]).encode()
     for module, fields, sources in (
         (kernels, records, (cdf,)), (wavefront, records, (cdf, kernels, loops)),
-        (adapt, records, (cdf, kernels, loops, wavefront)), (deflate, b"", (blocks,)),
+        (adapt, records, (cdf, kernels, loops, wavefront, plan)), (deflate, b"", (blocks,)),
     ):  # fmt: skip
         text = fields + b"".join(Path(source.__file__).read_bytes() for source in sources)
         digest = hashlib.sha256(text).hexdigest()

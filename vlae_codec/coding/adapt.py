@@ -20,23 +20,15 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from vlae_codec.entropy.cdf import (
-    COUPLING_STEPS,
-    INVERSE_SHIFT,
-    LOGIT_STEPS,
-    MEAN_STEPS,
-    PRECISION,
-    SCALE_STEPS,
-    TABLE_BITS,
-)
+from vlae_codec.entropy.cdf import INVERSE_SHIFT, MEAN_STEPS, PRECISION, TABLE_BITS
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.exact.loops import CHUNK, predict, rows_of_step, trunk_rows
-from vlae_codec.models.plan import ACTIVATION_MAX, output_limits
+from vlae_codec.models.plan import ACTIVATION_MAX, MEAN_UNIT, output_limits, output_units
 
 from .wavefront import frequency_below, mixture_components, pop_step, sigmoid, sigmoid_argument
 
-#: As `wavefront._TAKEN_FROM`, of entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and coding/wavefront.py.
-_TAKEN_FROM = "23921584a09b1ac4"
+#: As `wavefront._TAKEN_FROM`, of models/plan.py and coding/wavefront.py too.
+_TAKEN_FROM = "bf9ee6a69c786409"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -55,7 +47,6 @@ WEIGHT_MAX, BIAS_MAX = float(1 << 25), float(1 << 30)
 #: Pixels below which a picture's heads stay as they are: they would hardly learn.
 FEWEST = 1 << 14
 
-_MEAN_UNIT = 8.0
 _HALF = MEAN_STEPS // 2
 _UNIT = 1.0 / (1 << 16)
 _TABLE = 1.0 / (1 << TABLE_BITS)
@@ -119,11 +110,9 @@ class Heads(NamedTuple):
         first, second = (
             np.vstack([layer.weight.T.astype(np.float64), layer.bias[None] / ONE]) * grid for layer in (head1, head2)
         )
-        # Of an output's unit in that of the likelihood, by the blocks of `models.likelihood.LAYOUT`.
-        units = np.repeat([LOGIT_STEPS, MEAN_STEPS * _MEAN_UNIT, SCALE_STEPS, COUPLING_STEPS], 3 * mixtures)
-        natural = scales[1] / units
+        natural = scales[1] / output_units(mixtures)
         # A power of two that brings them all below one.
-        power = 2.0 ** math.frexp(float(natural.max()))[1]
+        power = math.ldexp(1.0, math.frexp(float(natural.max()))[1])
         back = natural / power * float(1 << BACK_BITS)
         returned = ONE * power * _HIDDEN / float(1 << BACK_BITS) / grid
         room, channels, outputs = min(rows, width // model.config.skew + 1), model.config.channels, len(natural)
@@ -207,7 +196,7 @@ def _pixel_gradient(params, image, y, x, alphabet, scratch, gradient, interval):
             gradient[channel * k + i] = weight - share * (high - low)
             low_slope, high_slope = low * (1.0 - low), high * (1.0 - high)
             by_mean = share * (high_slope - low_slope) * (mixture[1, i] * _INVERSE)
-            gradient[(3 + channel) * k + i] = by_mean * _MEAN_UNIT
+            gradient[(3 + channel) * k + i] = by_mean * MEAN_UNIT
             gradient[(6 + channel) * k + i] = share * (high_slope * high_away - low_slope * low_away)
             if channel == 1:
                 gradient[9 * k + i] = by_mean * red
@@ -276,10 +265,22 @@ def _learn_rows(heads, thread, parity, begin, end):
 
 
 @njit(cache=True, inline="always")
-def _share(count, thread, threads):
-    """First and last-plus-one of a thread's share."""
+def _share(heads, area, thread, t):
+    """First and last-plus-one of a thread's share of step t's rows, and the step's first; no rows where none is."""
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    count, threads = max(last - first, 0), heads.first_sums.shape[0]
     each = (count + threads - 1) // threads
-    return min(thread * each, count), min((thread + 1) * each, count)
+    return first + min(thread * each, count), first + min((thread + 1) * each, count), first
+
+
+@njit(cache=True)
+def _learn_share(heads, area, thread, t):
+    """`_learn_rows` of a thread's share of step t."""
+    low, high, first = _share(heads, area, thread, t)
+    while low < high:
+        stop = min(low + CHUNK, high)
+        _learn_rows(heads, thread, t & 1, low - first, stop - first)
+        low = stop
 
 
 @njit(cache=True)
@@ -333,26 +334,20 @@ def _update(heads, area, t):
 @njit(cache=True, parallel=True)
 def _encode_step(heads, active, area, alphabet, intervals, t):
     """What step t - 1 teaches, and the intervals of step t."""
-    image, top, skew = area.image, area.top, area.skew
-    threads, channels = heads.first_sums.shape[0], active.shape[2]
-    parity = t & 1
-    before, before_last = rows_of_step(t - 1, skew, area.bottom - top, image.shape[1])
-    first, last = rows_of_step(t, skew, area.bottom - top, image.shape[1])
-    for thread in prange(threads):
-        low, high = _share(max(before_last - before, 0), thread, threads)
-        while low < high:
-            stop = min(low + CHUNK, high)
-            _learn_rows(heads, thread, 1 - parity, low, stop)
-            low = stop
-        low, high = _share(max(last - first, 0), thread, threads)
+    channels, parity = active.shape[2], t & 1
+    for thread in prange(heads.first_sums.shape[0]):
+        _learn_share(heads, area, thread, t - 1)
+        low, high, first = _share(heads, area, thread, t)
         if low < high:
-            inputs = heads.inputs[parity][low:high]
-            for r in range(high - low):
-                y = first + low + r
+            inputs = heads.inputs[parity][low - first : high - first]
+            for y in range(low, high):
                 for c in range(channels):
-                    inputs[r, c] = np.float64(active[y, t - skew * y, c])
-            _head_rows(heads, inputs, heads.hidden[parity][low:high], heads.params[parity][low:high])
-            _teach_rows(heads, area, alphabet, intervals, t, first + low, first + high)
+                    inputs[y - low, c] = np.float64(active[y, t - area.skew * y, c])
+            _head_rows(
+                heads, inputs, heads.hidden[parity][low - first : high - first],
+                heads.params[parity][low - first : high - first],
+            )  # fmt: skip
+            _teach_rows(heads, area, alphabet, intervals, t, low, high)
 
 
 @njit(cache=True)
@@ -378,29 +373,24 @@ def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
 @njit(cache=True, parallel=True)
 def _decode_step(net, area, features, caches, heads, alphabet, t):
     """What step t - 1 teaches, and what the network says of step t."""
-    none = np.empty((2, 0, 0, 0), np.uint32)
-    image, top, skew = area.image, area.top, area.skew
-    threads = heads.first_sums.shape[0]
-    parity = t & 1
-    before, before_last = rows_of_step(t - 1, skew, area.bottom - top, image.shape[1])
-    first, last = rows_of_step(t, skew, area.bottom - top, image.shape[1])
-    for thread in prange(threads):
-        low, high = _share(max(before_last - before, 0), thread, threads)
+    none, parity = np.empty((2, 0, 0, 0), np.uint32), t & 1
+    for thread in prange(heads.first_sums.shape[0]):
+        low, high, first = _share(heads, area, thread, t - 1)
+        _teach_rows(heads, area, alphabet, none, t - 1, low, high)
+        _learn_share(heads, area, thread, t - 1)
+        low, high, first = _share(heads, area, thread, t)
         while low < high:
             stop = min(low + CHUNK, high)
-            _teach_rows(heads, area, alphabet, none, t - 1, before + low, before + stop)
-            _learn_rows(heads, thread, 1 - parity, low, stop)
-            low = stop
-        low, high = _share(max(last - first, 0), thread, threads)
-        while low < high:
-            stop = min(low + CHUNK, high)
-            trunk_rows(net, area, features, caches, thread, t, first + low, first + stop)
+            trunk_rows(net, area, features, caches, thread, t, low, stop)
             stream = caches.stream[thread]
-            inputs = heads.inputs[parity][low:stop]
+            inputs = heads.inputs[parity][low - first : stop - first]
             for r in range(stop - low):
                 for c in range(stream.shape[1]):
                     inputs[r, c] = np.float64(min(max(stream[r, c], np.float32(0.0)), net.limits[0]))
-            _head_rows(heads, inputs, heads.hidden[parity][low:stop], heads.params[parity][low:stop])
+            _head_rows(
+                heads, inputs, heads.hidden[parity][low - first : stop - first],
+                heads.params[parity][low - first : stop - first],
+            )  # fmt: skip
             low = stop
 
 

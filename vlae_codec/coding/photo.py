@@ -258,7 +258,7 @@ class PhotoCoder:
 
     def _intervals(self, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None) -> Intervals:
         """Intervals of a stage's subpixels, uint32 (rows, W, channels)."""
-        image, alphabet, costs, progress = canvas[:4]
+        image, alphabet, costs, progress, _ = canvas
         timer, width = Timer(costs), image.shape[1]
         found = np.empty((2, stage.count, width, alphabet.channels), np.uint32)
         starts, freqs = found
@@ -284,7 +284,7 @@ class PhotoCoder:
         self, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None, intervals: NDArray[np.uint32]
     ) -> None:
         """Fill in starts and frequencies, (2, rows, W, channels), by heads that learn, in the wavefront's order."""
-        image, alphabet, costs, progress = canvas[:4]
+        image, alphabet, costs, progress, _ = canvas
         timer, width = Timer(costs), image.shape[1]
         active = np.empty((stage.count, width, self.config.channels), np.int16)
         half = width * np.arange(stage.count + 1) // 2
@@ -315,7 +315,7 @@ class PhotoCoder:
         timer("ans")
 
     def _pop_pixels(self, message: Message, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None) -> None:
-        image, alphabet, costs, progress = canvas[:4]
+        image, alphabet, costs, progress, _ = canvas
         timer, width = Timer(costs), image.shape[1]
         area, steps = self._area(image, stage)
         caches = self._caches(area)
