@@ -2,8 +2,8 @@
 """The decoder's last two layers learn from the pixels that are coded: nothing is sent, as both sides know them.
 
 After every step of the wavefront the gradient of its pixels' code length is known to the decoder too. Once enough
-pixels are together, both layers take a step of Adam (Kingma and Ba 2015). It takes effect one step of the wavefront
-later than it could, so that a step's learning and the next one's network run side by side.
+pixels are together, both layers take a step of Adam (Kingma and Ba 2015), which the next step of the wavefront is coded
+with. One step later would be too late: the layers then swing about what smooth pictures want.
 
 Everything is exact. Weights lie on a grid of 2^-`FINE` of the model's integers, and gradients are rounded to integers
 before they are multiplied with activations, so that every sum is of whole numbers below 2^53, which float64 holds
@@ -88,10 +88,11 @@ class Heads(NamedTuple):
     state: Doubles
     #: Pixels since the last step, (1,).
     pixels: NDArray[np.int64]
-    #: By the step's parity: inputs of both layers, (2, R, C + 1), the last one `ONE`; outputs, (2, R, O); and gradients
-    #: by the outputs, as they are and on their way back, (2, R, O).
+    #: Inputs of the first layer by the step's parity, as one step's are made while the one before is learned from,
+    #: (2, R, C + 1); of the second, (R, C + 1); of either the last one is `ONE`.
     inputs: Doubles
     hidden: Doubles
+    #: Outputs, and gradients by them, as they are and on their way back, (R, O).
     params: NDArray[np.int16]
     gradient: Doubles
     back_gradient: Doubles
@@ -116,13 +117,13 @@ class Heads(NamedTuple):
         back = natural / power * float(1 << BACK_BITS)
         returned = ONE * power * _HIDDEN / float(1 << BACK_BITS) / grid
         room, channels, outputs = min(rows, width // model.config.skew + 1), model.config.channels, len(natural)
-        inputs, hidden = np.full((2, 2, room, channels + 1), ONE)
-        gradient, back_gradient = np.zeros((2, 2, room, outputs))
+        inputs, hidden = np.full((2, room, channels + 1), ONE), np.full((room, channels + 1), ONE)
+        gradient, back_gradient = np.zeros((2, room, outputs))
         return cls(
             first, second, np.zeros((2, *first.shape), np.float32), np.zeros((2, *second.shape), np.float32),
             scales[0] / grid, scales[1] / grid, grid / scales[0], grid / (natural * ONE), back,
             np.array(output_limits(mixtures), np.float64), np.array([returned, 1.0, 1.0]), np.zeros(1, np.int64),
-            inputs, hidden, np.zeros((2, room, outputs), np.int16), gradient, back_gradient,
+            inputs, hidden, np.zeros((room, outputs), np.int16), gradient, back_gradient,
             np.zeros((threads, CHUNK, channels)),
             np.zeros((threads, *first.shape)), np.zeros((threads, *second.shape)),
         )  # fmt: skip
@@ -141,9 +142,10 @@ def _finish_outputs(sums, scale, low, high, params):
 
 
 @njit(cache=True)
-def _head_rows(heads, inputs, hidden, params):
-    """Both layers on rows."""
-    sums = np.dot(inputs, heads.first)
+def _head_rows(heads, parity, begin, end):
+    """Both layers on pixels begin..end-1 of a step."""
+    hidden, params = heads.hidden[begin:end], heads.params[begin:end]
+    sums = np.dot(heads.inputs[parity][begin:end], heads.first)
     for i in range(len(sums)):
         _finish_hidden(sums[i], heads.first_scale, hidden[i])
     sums = np.dot(hidden, heads.second)
@@ -236,34 +238,6 @@ def _round_hidden(hidden, returned, unit, gradient):
         gradient[c] = each if (hidden[c] > 0.0) & (hidden[c] < float(ACTIVATION_MAX)) else 0.0
 
 
-@njit(cache=True)
-def _teach_rows(heads, area, alphabet, intervals, t, begin, end):
-    """Keep the gradients of rows begin..end-1 of step t, and their intervals, unless there is no room for those."""
-    parity = t & 1
-    first, _ = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    scratch = np.empty((7, heads.second.shape[1] // 12), np.int64)
-    own = np.empty((2, 3), np.uint32)
-    for y in range(begin, end):
-        x = t - area.skew * y
-        interval = intervals[:, y, x] if intervals.shape[1] else own
-        params, gradient = heads.params[parity, y - first], heads.gradient[parity, y - first]
-        _pixel_gradient(params, area.image, area.top + y, x, alphabet, scratch, gradient, interval)
-        _round_outputs(params, heads.limits, heads.back, gradient, heads.back_gradient[parity, y - first])
-
-
-@njit(cache=True)
-def _learn_rows(heads, thread, parity, begin, end):
-    """Add what pixels begin..end-1 of a step teach to the thread's sums."""
-    inputs, hidden = heads.inputs[parity][begin:end], heads.hidden[parity][begin:end]
-    heads.second_sums[thread] += np.dot(hidden.T, heads.gradient[parity][begin:end])
-    # The last column, of the biases, goes nowhere.
-    returned = np.dot(heads.back_gradient[parity][begin:end], heads.second.T)
-    by_hidden = heads.hidden_gradient[thread][: end - begin]
-    for r in range(end - begin):
-        _round_hidden(hidden[r], returned[r], heads.state[0], by_hidden[r])
-    heads.first_sums[thread] += np.dot(inputs.T, by_hidden)
-
-
 @njit(cache=True, inline="always")
 def _share(heads, area, thread, t):
     """First and last-plus-one of a thread's share of step t's rows, and the step's first; no rows where none is."""
@@ -274,13 +248,36 @@ def _share(heads, area, thread, t):
 
 
 @njit(cache=True)
-def _learn_share(heads, area, thread, t):
-    """`_learn_rows` of a thread's share of step t."""
+def _teach_share(heads, area, alphabet, intervals, thread, t):
+    """Keep the gradients of a thread's share of step t, and their intervals, unless there is no room for those."""
     low, high, first = _share(heads, area, thread, t)
-    while low < high:
-        stop = min(low + CHUNK, high)
-        _learn_rows(heads, thread, t & 1, low - first, stop - first)
-        low = stop
+    scratch = np.empty((7, heads.second.shape[1] // 12), np.int64)
+    own = np.empty((2, 3), np.uint32)
+    for y in range(low, high):
+        x = t - area.skew * y
+        interval = intervals[:, y, x] if intervals.shape[1] else own
+        params, gradient = heads.params[y - first], heads.gradient[y - first]
+        _pixel_gradient(params, area.image, area.top + y, x, alphabet, scratch, gradient, interval)
+        _round_outputs(params, heads.limits, heads.back, gradient, heads.back_gradient[y - first])
+
+
+@njit(cache=True)
+def _learn_share(heads, area, thread, t):
+    """Add what a thread's share of step t teaches to the thread's sums."""
+    low, high, first = _share(heads, area, thread, t)
+    parity, channels = t & 1, heads.first.shape[1]
+    begin, end = low - first, high - first
+    while begin < end:
+        stop = min(begin + CHUNK, end)
+        hidden = heads.hidden[begin:stop]
+        heads.second_sums[thread] += np.dot(hidden.T, heads.gradient[begin:stop])
+        # The last column, of the biases, goes nowhere.
+        returned = np.dot(heads.back_gradient[begin:stop], heads.second.T)
+        by_hidden = heads.hidden_gradient[thread][: stop - begin]
+        for r in range(stop - begin):
+            _round_hidden(hidden[r, :channels], returned[r], heads.state[0], by_hidden[r])
+        heads.first_sums[thread] += np.dot(heads.inputs[parity][begin:stop].T, by_hidden)
+        begin = stop
 
 
 @njit(cache=True)
@@ -310,8 +307,8 @@ def _adam_layer(weights, means, sums, unit, steps, rates):
 
 @njit(cache=True)
 def _update(heads, area, t):
-    """After step t: count the pixels of the one before, and take a step if they are enough."""
-    first, last = rows_of_step(t - 1, area.skew, area.bottom - area.top, area.image.shape[1])
+    """Count the pixels of step t, which was learned from, and take a step if they are enough."""
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
     heads.pixels[0] += max(last - first, 0)
     count = heads.pixels[0]
     if count < GROUP:
@@ -331,23 +328,32 @@ def _update(heads, area, t):
     heads.pixels[0] = 0
 
 
+@njit(cache=True)
+def _take_share(heads, active, area, thread, t):
+    """A thread's share of step t's inputs. Within the parallel loop numba would take it for one without effect."""
+    low, high, first = _share(heads, area, thread, t)
+    inputs = heads.inputs[t & 1]
+    for y in range(low, high):
+        for c in range(active.shape[2]):
+            inputs[y - first, c] = np.float64(active[y, t - area.skew * y, c])
+
+
 @njit(cache=True, parallel=True)
-def _encode_step(heads, active, area, alphabet, intervals, t):
-    """What step t - 1 teaches, and the intervals of step t."""
-    channels, parity = active.shape[2], t & 1
+def _learn_and_take(heads, active, area, t):
+    """What step t - 1 teaches, and step t's inputs."""
     for thread in prange(heads.first_sums.shape[0]):
         _learn_share(heads, area, thread, t - 1)
+        _take_share(heads, active, area, thread, t)
+
+
+@njit(cache=True, parallel=True)
+def _encode_step(heads, area, alphabet, intervals, t):
+    """The intervals of step t."""
+    for thread in prange(heads.first_sums.shape[0]):
         low, high, first = _share(heads, area, thread, t)
         if low < high:
-            inputs = heads.inputs[parity][low - first : high - first]
-            for y in range(low, high):
-                for c in range(channels):
-                    inputs[y - low, c] = np.float64(active[y, t - area.skew * y, c])
-            _head_rows(
-                heads, inputs, heads.hidden[parity][low - first : high - first],
-                heads.params[parity][low - first : high - first],
-            )  # fmt: skip
-            _teach_rows(heads, area, alphabet, intervals, t, low, high)
+            _head_rows(heads, t & 1, low - first, high - first)
+            _teach_share(heads, area, alphabet, intervals, thread, t)
 
 
 @njit(cache=True)
@@ -366,17 +372,17 @@ def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
     begin, end : int
     """
     for t in range(begin, end):
-        _encode_step(heads, active, area, alphabet, intervals, t)
-        _update(heads, area, t)
+        _learn_and_take(heads, active, area, t)
+        _update(heads, area, t - 1)
+        _encode_step(heads, area, alphabet, intervals, t)
 
 
 @njit(cache=True, parallel=True)
-def _decode_step(net, area, features, caches, heads, alphabet, t):
-    """What step t - 1 teaches, and what the network says of step t."""
+def _learn_and_run(net, area, features, caches, heads, alphabet, t):
+    """What step t - 1 teaches, and step t's inputs from the network before the heads."""
     none, parity = np.empty((2, 0, 0, 0), np.uint32), t & 1
     for thread in prange(heads.first_sums.shape[0]):
-        low, high, first = _share(heads, area, thread, t - 1)
-        _teach_rows(heads, area, alphabet, none, t - 1, low, high)
+        _teach_share(heads, area, alphabet, none, thread, t - 1)
         _learn_share(heads, area, thread, t - 1)
         low, high, first = _share(heads, area, thread, t)
         while low < high:
@@ -387,19 +393,25 @@ def _decode_step(net, area, features, caches, heads, alphabet, t):
             for r in range(stop - low):
                 for c in range(stream.shape[1]):
                     inputs[r, c] = np.float64(min(max(stream[r, c], np.float32(0.0)), net.limits[0]))
-            _head_rows(
-                heads, inputs, heads.hidden[parity][low - first : stop - first],
-                heads.params[parity][low - first : stop - first],
-            )  # fmt: skip
             low = stop
+
+
+@njit(cache=True, parallel=True)
+def _decode_step(heads, area, t):
+    """What the heads say of step t."""
+    for thread in prange(heads.first_sums.shape[0]):
+        low, high, first = _share(heads, area, thread, t)
+        if low < high:
+            _head_rows(heads, t & 1, low - first, high - first)
 
 
 @njit(cache=True)
 def pop_adapting(net, stack, area, features, caches, heads, alphabet, steps):
     """`wavefront.pop_wavefront` with heads that learn; ``steps`` are the first and the last-plus-one."""
     for t in range(steps[0], steps[1]):
-        _decode_step(net, area, features, caches, heads, alphabet, t)
-        _update(heads, area, t)
-        if not pop_step(stack, area, heads.params[t & 1], t, alphabet):
+        _learn_and_run(net, area, features, caches, heads, alphabet, t)
+        _update(heads, area, t - 1)
+        _decode_step(heads, area, t)
+        if not pop_step(stack, area, heads.params, t, alphabet):
             return False
     return True
