@@ -66,7 +66,7 @@ def test_threads_and_bands_do_not_change_a_word(tiny_model: Model, monkeypatch: 
     alphabet = Alphabet.of(image, 3)
     coder = tiny_model.coder
     message, stages, _ = coder.encode(image, alphabet, StageKind.BITS_BACK)
-    monkeypatch.setattr("vlae_codec.models.exact.photo.BAND_PIXELS", 500)
+    monkeypatch.setattr("vlae_codec.models.exact.bands.BAND_PIXELS", 500)
     again, same_stages, _ = coder.encode(image, alphabet, StageKind.BITS_BACK)
     assert np.array_equal(message.flatten(), again.flatten())
     assert stages == same_stages

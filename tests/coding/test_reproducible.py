@@ -18,7 +18,7 @@ import hashlib, sys
 import numpy as np
 from PIL import Image
 import vlae_codec
-from vlae_codec.models.exact import photo as network
+from vlae_codec.models.exact import bands as network
 
 band, image_path, model_path, reference = sys.argv[1:5]
 network.BAND_PIXELS = int(band)
@@ -129,7 +129,7 @@ def test_no_loop_leaves_its_arrays() -> None:
 
 def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
     from vlae_codec.models import plan
-    from vlae_codec.models.exact import loops
+    from vlae_codec.models.exact import bands, loops, steps
 
     from vlae_codec.coding import adapt, wavefront
     from vlae_codec.entropy import ans, cdf, codecs, kernels
@@ -137,8 +137,9 @@ def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
 
     records = str([record._fields for record in (ans.Stack, codecs.Gaussians, codecs.Intervals)]).encode()
     for module, fields, sources in (
-        (kernels, records, (cdf,)), (wavefront, records, (cdf, kernels, loops)),
-        (adapt, records, (cdf, kernels, loops, wavefront, plan)), (deflate, b"", (blocks,)),
+        (kernels, records, (cdf,)), (bands, b"", (loops,)), (steps, b"", (loops,)),
+        (wavefront, records, (cdf, kernels, loops, steps)),
+        (adapt, records, (cdf, kernels, loops, steps, wavefront, plan)), (deflate, b"", (blocks,)),
     ):  # fmt: skip
         text = fields + b"".join(Path(source.__file__).read_bytes() for source in sources)
         digest = hashlib.sha256(text).hexdigest()

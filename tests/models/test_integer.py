@@ -10,7 +10,8 @@ from conftest import GOLDEN, picture, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.exact import loops
+from vlae_codec.models.exact import steps
+from vlae_codec.models.exact.bands import ParallelPass
 from vlae_codec.models.exact.integer import IntegerLayer, IntegerModel
 from vlae_codec.models.exact.photo import PhotoNetworks
 from vlae_codec.models.plan import EXACT
@@ -101,7 +102,7 @@ def test_impossible_configurations_are_refused(values: object) -> None:
 
 
 def params_of(
-    parallel: PhotoNetworks, image: np.ndarray, top: int, bottom: int, features: np.ndarray | None
+    parallel: ParallelPass, image: np.ndarray, top: int, bottom: int, features: np.ndarray | None
 ) -> np.ndarray:
     return np.concatenate([params for _, params in parallel.bands(image, top, bottom, features)])
 
@@ -109,14 +110,14 @@ def params_of(
 def serial_params(coder: PhotoCoder, image: np.ndarray, stage: Stage, features: np.ndarray | None) -> np.ndarray:
     """Mixture parameters by the step-by-step pass, over an image that is known."""
     out = np.empty((stage.last - stage.first, image.shape[1], coder.config.outputs), np.int16)
-    area, steps = coder._area(image, stage)
+    area, count = coder._area(image, stage)
     caches = coder._caches(area)
     if features is None:
         features = coder._no_features()
     rows, width = out.shape[:2]
-    for t in range(steps):
+    for t in range(count):
         wavefront.run_network(coder.arrays, area, features, caches, t, t + 1)
-        first, last = loops.rows_of_step(t, area.skew, rows, width)
+        first, last = steps.rows_of_step(t, area.skew, rows, width)
         for y in range(first, last):
             out[y, t - area.skew * y] = caches.params[y - first]
     return out
@@ -142,59 +143,47 @@ def test_parallel_and_step_by_step_passes_agree_bit_for_bit(name: str, stage: St
     assert len(np.unique(parallel)) > 100
 
 
-@pytest.mark.parametrize("top", [1, 3, 20])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_halo_is_the_same_step_by_step(name: str, top: int) -> None:
-    coder, image = PhotoCoder(tiny(name)), picture("noise", 24, 33)
-    config = coder.config
-    expected = np.zeros((config.blocks, config.reach, 33 + 2 * config.reach, config.inner), np.float32)
-    for _ in coder.parallel.bands(image, top, top, None, expected):
-        pass
-    area, _ = coder._area(image, Stage(top, 24, StageKind.WITHOUT_Z))
-    assert np.array_equal(coder._caches(area).boundary, expected)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parallel_pass_does_not_depend_on_how_it_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture("noise", 21, 33)
-    parallel = PhotoNetworks(tiny(name))
+    parallel = ParallelPass(tiny(name))
     whole = params_of(parallel, image, 0, 21, None)
-    monkeypatch.setattr("vlae_codec.models.exact.photo.BAND_PIXELS", 66)
+    monkeypatch.setattr("vlae_codec.models.exact.bands.BAND_PIXELS", 66)
     assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
     # The halo of a stage makes its first rows what they would be inside the image.
     assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
-    # Plain products instead of convolutions.
-    parallel.convolutions = []
-    assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
-    # All by torch, as on a GPU.
-    parallel.backend = "torch"
-    assert np.array_equal(params_of(parallel, image, 0, 21, None), whole)
-    assert np.array_equal(params_of(parallel, image, 13, 21, None), whole[13:])
+    # By torch, as on a GPU.
+    by_torch = PhotoNetworks(tiny(name), "cpu")
+    assert np.array_equal(params_of(by_torch, image, 0, 21, None), whole)
+    assert np.array_equal(params_of(by_torch, image, 13, 21, None), whole[13:])
 
 
-def test_a_convolution_that_rounds_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = PhotoNetworks._masked_convolution
-    monkeypatch.setattr(PhotoNetworks, "_masked_convolution", lambda *a: original(*a) * (1 + 2.0**-20))
-    assert PhotoNetworks(tiny("tiny-no-z")).convolutions == []
+def test_the_heads_inputs_are_the_same_by_torch() -> None:
+    image, model = picture("noise", 21, 33), tiny("tiny-no-z")
+    first, second = (
+        np.concatenate([rows for _, rows in networks.bands(image, 5, 21, None, heads=False)])
+        for networks in (ParallelPass(model), PhotoNetworks(model, "cpu"))
+    )
+    assert np.array_equal(first, second)
+    assert first.shape == (16, 33, model.config.channels)
+    assert len(np.unique(first)) > 20
 
 
 def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     original = PhotoNetworks._masked_sum
     monkeypatch.setattr(PhotoNetworks, "_masked_sum", lambda *a: original(*a) * (1 + 2.0**-20))
     with pytest.raises(UnsafeModel, match="does not sum integers exactly"):
-        PhotoNetworks(tiny("tiny-no-z"))
+        PhotoNetworks(tiny("tiny-no-z"), "cpu")
 
 
 def test_the_callers_precision_does_not_matter() -> None:
     image = picture("noise", 40, 64)
-    parallel = PhotoNetworks(tiny())
-    plain = params_of(parallel, image, 0, 40, None)
-    parallel.backend = "torch"
+    plain = params_of(ParallelPass(tiny()), image, 0, 40, None)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", torch.bfloat16):
-            assert np.array_equal(params_of(parallel, image, 0, 40, None), plain)
+            assert np.array_equal(params_of(PhotoNetworks(tiny(), "cpu"), image, 0, 40, None), plain)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -204,5 +193,5 @@ def test_the_callers_precision_does_not_matter() -> None:
 def test_the_gpu_gives_the_same_integers() -> None:
     image = picture("noise", 40, 64)
     for name in NAMES:
-        on_cpu, on_gpu = PhotoNetworks(tiny(name)), PhotoNetworks(tiny(name), "cuda")
+        on_cpu, on_gpu = ParallelPass(tiny(name)), PhotoNetworks(tiny(name), "cuda")
         assert np.array_equal(params_of(on_cpu, image, 0, 40, None), params_of(on_gpu, image, 0, 40, None))

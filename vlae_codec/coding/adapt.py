@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from vlae_codec.entropy.cdf import INVERSE_SHIFT, MEAN_STEPS, PRECISION, TABLE_BITS
 from vlae_codec.models.exact.integer import IntegerModel
-from vlae_codec.models.exact.loops import CHUNK, predict, rows_of_step, trunk_rows
+from vlae_codec.models.exact.loops import CHUNK, predict
+from vlae_codec.models.exact.steps import rows_of_step, trunk_rows
 from vlae_codec.models.plan import ACTIVATION_MAX, MEAN_UNIT, output_limits, output_units
 
 from .wavefront import frequency_below, mixture_components, pop_step, sigmoid, sigmoid_argument
 
 #: As `wavefront._TAKEN_FROM`, of models/plan.py and coding/wavefront.py too.
-_TAKEN_FROM = "bf9ee6a69c786409"
+_TAKEN_FROM = "55acae80ae4620c0"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -365,7 +366,7 @@ def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
     heads : Heads
     active : array of int16, shape (rows, W, C)
         What the stage's pixels give the heads.
-    area : models.exact.loops.Area
+    area : models.exact.steps.Area
     alphabet : Alphabet
     intervals : array of uint32, shape (2, rows, W, channels)
         Receives starts and frequencies.
@@ -388,11 +389,11 @@ def _learn_and_run(net, area, features, caches, heads, alphabet, t):
         while low < high:
             stop = min(low + CHUNK, high)
             trunk_rows(net, area, features, caches, thread, t, low, stop)
-            stream = caches.stream[thread]
+            active = caches.active[thread]
             inputs = heads.inputs[parity][low - first : stop - first]
             for r in range(stop - low):
-                for c in range(stream.shape[1]):
-                    inputs[r, c] = np.float64(min(max(stream[r, c], np.float32(0.0)), net.limits[0]))
+                for c in range(active.shape[1]):
+                    inputs[r, c] = np.float64(active[r, c])
             low = stop
 
 

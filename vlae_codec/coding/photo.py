@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numba import get_num_threads
@@ -17,17 +17,16 @@ from vlae_codec.entropy.ans import Message
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals
 from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.exact.bands import ParallelPass
 from vlae_codec.models.exact.integer import IntegerModel
-from vlae_codec.models.exact.loops import Area, Caches, network_arrays, single_threaded_products
+from vlae_codec.models.exact.loops import network_arrays, single_threaded_products
 from vlae_codec.models.exact.networks import PriorPass
+from vlae_codec.models.exact.steps import Area, Caches
 from vlae_codec.models.exact.synthesis import SynthesisPass
 from vlae_codec.stages import Coded, Costs, Progress, Stage, StageKind, Timer, affordable_rows, no_progress
 
 from . import adapt, latent, wavefront
 from .wavefront import Alphabet
-
-if TYPE_CHECKING:
-    from vlae_codec.models.exact.photo import PhotoNetworks
 
 #: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each, and with z two more for
 #: every channel of the decoder.
@@ -74,9 +73,11 @@ class PhotoCoder:
         self._synthesis = SynthesisPass(model) if config.z_channels else None
 
     @cached_property
-    def parallel(self) -> PhotoNetworks:
-        """The local decoder by torch, which encodes."""
-        # Here, as torch is slow to load and decoding on a CPU needs none of it.
+    def parallel(self) -> ParallelPass:
+        """The local decoder that encodes."""
+        if self.device == "cpu":
+            return ParallelPass(self.model)
+        # Here, as torch is slow to load and a CPU needs none of it.
         from vlae_codec.models.exact.photo import PhotoNetworks
 
         return PhotoNetworks(self.model, self.device)

@@ -27,12 +27,13 @@ from vlae_codec.entropy.cdf import (
     WEIGHT_BITS,
 )
 from vlae_codec.entropy.kernels import pop_one, push_one
-from vlae_codec.models.exact.loops import RING, network_rows, predict, rows_of_step
+from vlae_codec.models.exact.loops import predict
+from vlae_codec.models.exact.steps import RING, network_rows, rows_of_step
 
-#: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py and models/exact/loops.py; a
-#: test compares them. numba keeps compiled loops by the contents of this file alone, so it must change when what they
-#: take from elsewhere does.
-_TAKEN_FROM = "228a4a08b33a4804"
+#: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and
+#: models/exact/steps.py; a test compares them. numba keeps compiled loops by the contents of this file alone, so it
+#: must change when what they take from elsewhere does.
+_TAKEN_FROM = "9797e4c17d752e71"
 
 _MASK = (1 << PRECISION) - 1
 _TOTAL = 1 << PRECISION
@@ -315,10 +316,10 @@ def pop_wavefront(net, stack, area, features, caches, alphabet, begin, end):
     ----------
     net : models.exact.loops.Network
     stack : Stack
-    area : models.exact.loops.Area
+    area : models.exact.steps.Area
     features : array of int16, shape (h, w, channels)
         Of the stage; empty without z.
-    caches : models.exact.loops.Caches
+    caches : models.exact.steps.Caches
     alphabet : Alphabet
     begin, end : int
     """
@@ -342,4 +343,4 @@ def fill_boundary(net, area, features, caches, boundary):
         for y in range(max(rows - reach, 0), rows):
             x = t - area.skew * y
             if 0 <= x < width:
-                boundary[:, reach - rows + y, x + reach] = caches.ring[:, y % kept, x & (RING - 1)]
+                boundary[:, reach - rows + y, x + reach] = caches.ring[:, (y + reach) % kept, x & (RING - 1)]
