@@ -60,6 +60,13 @@ def test_decoding_a_photograph_on_the_cpu_needs_no_torch(kind: str, tmp_path: Pa
     assert "torch" not in loaded("decompress", packed, "-o", tmp_path / "a.png", "--device", "cpu")
 
 
+@pytest.mark.parametrize("model", ["tiny", "tiny-no-z"])
+def test_encoding_a_photograph_on_the_cpu_needs_no_torch(model: str, tmp_path: Path) -> None:
+    source, packed = GOLDEN / "smooth.png", tmp_path / "a.vlae"
+    arguments = ("--quick", "--device", "cpu", "--model", GOLDEN / f"{model}.safetensors")
+    assert loaded("compress", source, "-o", packed, *arguments) & NETWORKS == {"numba", "scipy"}
+
+
 @pytest.mark.parametrize(("name", "unwanted"), [("a.jpg", NETWORKS), ("a.gif", NETWORKS), ("palette.png", {"torch"})])
 def test_what_no_model_codes_loads_no_network(name: str, unwanted: set[str], tmp_path: Path) -> None:
     with Image.open(GOLDEN / "smooth.png") as image:
