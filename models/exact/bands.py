@@ -18,7 +18,6 @@ from .loops import (
     CHUNK,
     Floats,
     Scratch,
-    depthwise_row,
     last_rows,
     near_row,
     network_arrays,
@@ -26,16 +25,17 @@ from .loops import (
     pointwise_rows,
     rectify_rows,
     requantize_row,
-    single_threaded_products,
     window_inputs,
     window_rows,
 )
+from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "acdfb0b5e08114a3"
+_TAKEN_FROM = "9cbec8875ad525b3"
 
-#: Pixels that go through the network together: few enough for the cache, enough to share between threads.
-BAND_PIXELS = 4096
+#: Pixels that go through the network together: few enough for the cache, and rows enough beside those above them, which
+#: are copied from band to band.
+BAND_PIXELS = 16384
 
 
 class Band(NamedTuple):
@@ -58,12 +58,10 @@ class Band(NamedTuple):
     out: NDArray[np.int16]
     heads: bool
     #: `Scratch`.
-    inputs: Floats
-    inside: Floats
-    seen: Floats
-    sums: Floats
-    active: Floats
-    products: Floats
+    inputs: NDArray[np.int16]
+    seen: NDArray[np.int16]
+    active: NDArray[np.int16]
+    sums: NDArray[np.int32]
 
 
 class ParallelPass:
@@ -103,7 +101,7 @@ class ParallelPass:
         """
         config, width, reach = self.config, image.shape[1], self.config.reach
         most = min(max(1, BAND_PIXELS // width), bottom)
-        above = np.zeros((config.blocks, reach, width + 2 * reach, config.inner), np.float32)
+        above = np.zeros((config.blocks, reach, width + 2 * reach, rounded_up(config.inner)), np.int16)
         band = self._room(image, most, heads)
         nothing = np.zeros((0, 0, config.channels), np.int16)
         y = max(0, top - self.model.halo)
@@ -120,12 +118,12 @@ class ParallelPass:
         config, width, reach = self.config, image.shape[1], self.config.reach
         return Band(
             image, 0, np.zeros((0, 0, 0), np.int16),
-            np.empty((rows * width, config.channels), np.float32),
-            np.zeros((2, reach + rows, width + 2 * reach, config.inner), np.int16),
+            np.empty((rows * width, rounded_up(config.channels)), np.float32),
+            np.zeros((2, reach + rows, width + 2 * reach, rounded_up(config.inner)), np.int16),
             np.empty((0, 0), np.int16), heads, *Scratch.of(config, get_num_threads()),
         )  # fmt: skip
 
-    def _band(self, band: Band, rows: int, above: NDArray[np.float32]) -> NDArray[np.int16]:
+    def _band(self, band: Band, rows: int, above: NDArray[np.int16]) -> NDArray[np.int16]:
         """What ``bands`` yields of so many rows.
 
         ``above`` are the masked layers' inputs in the rows before, (blocks, reach, W + 2 * reach, inner); it becomes
@@ -134,21 +132,27 @@ class ParallelPass:
         config, width = self.config, band.image.shape[1]
         out = np.empty((rows * width, config.outputs if band.heads else config.channels), np.int16)
         band = band._replace(out=out)
-        with single_threaded_products():
-            for block in range(-1, config.blocks):
-                following = block + 1
-                if following < config.blocks:
-                    band.kept[following % 2, : config.reach] = above[following]
-                _through_block(self.arrays, band, block)
-                if following < config.blocks:
-                    above[following] = band.kept[following % 2, rows : rows + config.reach]
+        _through_all(self.arrays, band, rows, above)
         return out.reshape(rows, width, -1)
+
+
+@njit(cache=True)
+def _through_all(net, band, rows, above):
+    """`ParallelPass._band` of so many rows."""
+    blocks, reach = len(net.pointwise), above.shape[1]
+    for block in range(-1, blocks):
+        following = block + 1
+        if following < blocks:
+            band.kept[following % 2, :reach] = above[following]
+        _through_block(net, band, block)
+        if following < blocks:
+            above[following] = band.kept[following % 2, rows : rows + reach]
 
 
 @njit(cache=True, parallel=True)
 def _through_block(net, band, block):
     """A block's last layer, or for -1 the window, and the next block's first, or what comes out."""
-    pixels, threads = len(band.out), len(band.inside)
+    pixels, threads = len(band.out), len(band.seen)
     share = (pixels + threads - 1) // threads
     for thread in prange(threads):
         low, high = thread * share, min((thread + 1) * share, pixels)
@@ -162,7 +166,7 @@ def _through_block(net, band, block):
 def _chunk(net, band, block, thread, low, high):
     """`_through_block` of the band's pixels low..high-1."""
     n, width = high - low, band.image.shape[1]
-    inside, seen, sums, active = band.inside[thread], band.seen[thread], band.sums[thread], band.active[thread]
+    seen, sums, active = band.seen[thread], band.sums[thread], band.active[thread]
     stream = band.stream[low:high]
     if block < 0:
         inputs = band.inputs[thread]
@@ -172,23 +176,23 @@ def _chunk(net, band, block, thread, low, high):
         if band.features.shape[0] > 0:
             for i in range(n):
                 row = band.features[(low + i) // width, (low + i) % width]
-                for c in range(stream.shape[1]):
+                for c in range(len(row)):
                     stream[i, c] += np.float32(row[c])
     else:
         _see(net, block, band.kept[block % 2], low, width, seen[:n])
         last_rows(net, block, seen, sums, stream)
     if block + 1 < len(net.pointwise):
-        pointwise_rows(net, block + 1, stream, active, inside)
-        _keep(net, block + 1, band.kept[(block + 1) % 2], low, width, inside[:n])
+        pointwise_rows(net, block + 1, stream, active, sums)
+        _keep(net, block + 1, band.kept[(block + 1) % 2], low, width, sums[:n])
         return
     rectify_rows(stream, net.limits[0], active[:n])
     if band.heads:
-        output_rows(net, active[:n], sums, band.products[thread], band.out[low:high])
+        output_rows(net, active[:n], sums, band.out[low:high])
         return
     out = band.out[low:high]
     for i in range(n):
         for c in range(out.shape[1]):
-            out[i, c] = np.int16(active[i, c])
+            out[i, c] = active[i, c]
 
 
 @njit(cache=True)

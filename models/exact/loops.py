@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def"
 """The decoder's network in compiled loops, on rows of pixels: what `bands` and `steps` are made of.
 
-float32 holds every sum exactly, in whatever order a matrix product adds it up. fastmath stays off, as a layer's one
-multiplication must round as IEEE 754 says.
+Activations are int16 and sums int32, which hold what float32 holds elsewhere. fastmath stays off, as a layer's one
+multiplication must round as IEEE 754 says. All widths but that of the window's inputs are `products.rounded_up`: the
+channels of zeros that fill them up stay zero.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ import sys
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  the library of compiled products, loaded before its threads are limited
+import scipy.linalg.cython_blas  # noqa: F401  numba's matrix products, loaded before their threads are limited
 from numba import config as numba_config
 from numba import njit, set_num_threads
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.plan import NEIGHBOURS, STREAM_LIMIT, WIDE_NEIGHBOURS, output_limits
+from vlae_codec.models.plan import NEIGHBOURS, STREAM_LIMIT, output_limits
 
 from .integer import IntegerLayer, IntegerModel
+from .products import pack, pack_depthwise, product_rows, rounded_up
+
+#: First digits of the SHA-256 of models/exact/products.py, see coding/wavefront.py.
+_TAKEN_FROM = "2f0835d946dba83e"
 
 #: Pixels that one thread takes through a layer at once: few enough for its cache.
 CHUNK = 256
 
 Floats = NDArray[np.float32]
+Weights = NDArray[np.int16]
 _threadpools = ThreadpoolController()
 
 
@@ -46,24 +52,25 @@ def set_threads(count: int) -> None:
 
 
 class Network(NamedTuple):
-    """The decoder's layers as the loops take them: products' right sides, then biases and scales, (2, outputs)."""
+    """The decoder's layers as the loops take them: packed weights, then biases and scales, (2, outputs)."""
 
     #: The window's offsets (dy, dx), int64 (taps, 2).
     offsets: NDArray[np.int64]
-    window: Floats
+    window: Weights
     window_affine: Floats
-    #: Of all blocks, (blocks, inputs, outputs) and (blocks, 2, outputs): the first layer, and the last.
-    pointwise: Floats
+    #: Of all blocks, (blocks, pairs of inputs, outputs, 2) and (blocks, 2, outputs): the first layer, and the last.
+    pointwise: Weights
     pointwise_affine: Floats
-    last: Floats
+    last: Weights
     last_affine: Floats
-    #: Depthwise layers between the two, (blocks, neighbours, channels) and (blocks, 2, channels); else no blocks.
-    depthwise: Floats
+    #: Depthwise layers between the two, (blocks, pairs of neighbours, channels, 2) and (blocks, 2, channels), see
+    #: `pack_depthwise`; else no blocks.
+    depthwise: Weights
     depthwise_affine: Floats
-    head: Floats
+    head: Weights
     head_affine: Floats
-    output: Floats
-    #: Below biases and scales the lowest and highest values: (4, outputs).
+    output: Weights
+    #: Of the outputs alone: below biases and scales the lowest and highest values, (4, outputs).
     output_affine: Floats
     #: Highest inputs of a pointwise or the first head's layer, of a masked, of the last one, of the stream, and of what
     #: follows a depthwise layer.
@@ -75,52 +82,68 @@ class Network(NamedTuple):
 class Scratch(NamedTuple):
     """Room for the pixels that each thread takes at once, (threads, CHUNK, width)."""
 
-    #: Inputs of the window, what is inside a block, inputs of its last layer, sums, activations, sums of outputs.
-    inputs: Floats
-    inside: Floats
-    seen: Floats
-    sums: Floats
-    active: Floats
-    out: Floats
+    #: Inputs of the window, and of a block's last layer; activations.
+    inputs: NDArray[np.int16]
+    seen: NDArray[np.int16]
+    active: NDArray[np.int16]
+    #: Of any layer.
+    sums: NDArray[np.int32]
 
     @classmethod
     def of(cls, config: VLAEConfig, threads: int) -> Scratch:
         """For so many threads."""
-        seen = config.inner * (len(NEIGHBOURS) if config.reach == 1 else 1)
-        widths = (
-            3 * len(config.window_offsets) + 3, config.inner, seen, config.channels, config.channels, config.outputs,
-        )  # fmt: skip
-        return cls(*(np.zeros((threads, CHUNK, width), np.float32) for width in widths))
+        inner, channels = rounded_up(config.inner), rounded_up(config.channels)
+        taps = 3 * len(config.window_offsets) + 3
+        seen, most = inner * (len(NEIGHBOURS) if config.reach == 1 else 1), rounded_up(config.outputs)
+        return cls(
+            np.zeros((threads, CHUNK, taps + taps % 2), np.int16),
+            np.zeros((threads, CHUNK, seen), np.int16),
+            np.zeros((threads, CHUNK, channels), np.int16),
+            np.zeros((threads, CHUNK, max(inner, channels, most)), np.int32),
+        )
 
 
 def network_arrays(model: IntegerModel) -> Network:
     """The decoder's layers."""
     config, layers = model.config, model.layers
-
-    def weight(layer: IntegerLayer) -> Floats:
-        return np.ascontiguousarray(layer.weight.T.astype(np.float32))
+    inner = rounded_up(config.inner)
 
     def affine(layer: IntegerLayer) -> Floats:
-        return np.stack([layer.bias.astype(np.float32), layer.scale])
+        filled = np.zeros((2, rounded_up(len(layer.bias))), np.float32)
+        filled[:, : len(layer.bias)] = layer.bias, layer.scale
+        return filled
 
-    def stacked(kind: str, inputs: int, outputs: int) -> tuple[Floats, Floats]:
+    def filled(weight: NDArray[np.int16], places: int, width: int) -> NDArray[np.int16]:
+        """Weights (outputs, places * channels), each place's channels filled up to a width."""
+        each = weight.reshape(len(weight), places, -1)
+        return np.pad(each, ((0, 0), (0, 0), (0, width - each.shape[2]))).reshape(len(weight), -1)
+
+    def stacked(kind: str, places: int, width: int, outputs: int) -> tuple[Weights, Floats]:
         chosen = [layers[name] for i in range(config.blocks) if (name := f"decoder.block{i}.{kind}") in layers]
         if not chosen:
-            return np.zeros((0, inputs, outputs), np.float32), np.zeros((0, 2, outputs), np.float32)
-        return np.stack([weight(layer) for layer in chosen]), np.stack([affine(layer) for layer in chosen])
+            return np.zeros((0, places * width // 2, outputs, 2), np.int16), np.zeros((0, 2, outputs), np.float32)
+        packed = [pack(filled(layer.weight, places, width)) for layer in chosen]
+        return np.stack(packed), np.stack([affine(layer) for layer in chosen])
+
+    def depthwise() -> tuple[Weights, Floats]:
+        if not config.depthwise:
+            return np.zeros((0, 0, inner, 2), np.int16), np.zeros((0, 2, inner), np.float32)
+        chosen = [layers[f"decoder.block{i}.masked"] for i in range(config.blocks)]
+        packed = [pack_depthwise(filled(layer.weight.T, 1, inner), affine(layer)) for layer in chosen]
+        return np.stack([weights for weights, _ in packed]), np.stack([rest for _, rest in packed])
 
     window, head1, head2 = (layers[f"decoder.{name}"] for name in ("window", "head1", "head2"))
+    channels = rounded_up(config.channels)
     low, high = output_limits(config.mixtures)
     highs = [layers[name].high if (name := f"decoder.block0.{kind}") in layers else 0 for kind in ("masked", "back")]
-    masked = stacked("masked", len(WIDE_NEIGHBOURS) if config.depthwise else config.channels, config.inner)
-    last = stacked("back", config.inner, config.channels) if config.depthwise else masked
-    nothing = np.zeros((0, len(WIDE_NEIGHBOURS), config.inner), np.float32), np.zeros((0, 2, config.inner), np.float32)
+    places = len(NEIGHBOURS) if config.reach == 1 else 1
     return Network(
         np.array(config.window_offsets, np.int64),
-        weight(window), affine(window),
-        *stacked("pointwise", config.channels, config.inner), *last, *(masked if config.depthwise else nothing),
-        weight(head1), affine(head1),
-        weight(head2), np.concatenate([affine(head2), low[None], high[None]]),
+        pack(window.weight), affine(window),
+        *stacked("pointwise", 1, channels, inner),
+        *stacked("back" if config.depthwise else "masked", places, inner, channels), *depthwise(),
+        pack(filled(head1.weight, 1, channels)), affine(head1), pack(filled(head2.weight, 1, channels)),
+        np.stack([head2.bias.astype(np.float32), head2.scale, low, high]),
         np.array([head1.high, highs[0], head2.high, STREAM_LIMIT, highs[1]], np.float32), config.reach,
     )  # fmt: skip
 
@@ -145,27 +168,25 @@ def window_inputs(image, y, x, offsets, row):
         yy, xx = y + offsets[tap, 0], x + offsets[tap, 1]
         if yy >= 0 and 0 <= xx < width:
             for c in range(3):
-                row[3 * tap + c] = np.float32(np.int64(image[yy, xx, c]) - 128)
+                row[3 * tap + c] = np.int16(image[yy, xx, c]) - np.int16(128)
         else:
             for c in range(3):
-                row[3 * tap + c] = np.float32(0.0)
+                row[3 * tap + c] = np.int16(0)
     for c in range(3):
-        row[3 * len(offsets) + c] = np.float32(predict(image, y, x, c) - 128)
+        row[3 * len(offsets) + c] = np.int16(predict(image, y, x, c) - 128)
 
 
-@njit(cache=True)
-def requantize_rows(sums, affine, low, high, out):
-    """floor((sums + bias) * scale) within the limits; ``out`` is another array, or the loop would be slow."""
-    for i in range(sums.shape[0]):
-        for j in range(sums.shape[1]):
-            out[i, j] = min(max(np.floor((sums[i, j] + affine[0, j]) * affine[1, j]), low), high)
+@njit(cache=True, inline="always")
+def _scaled(total, affine, j):
+    """floor((sum + bias) * scale), of output j."""
+    return np.floor((np.float32(total) + affine[0, j]) * affine[1, j])
 
 
 @njit(cache=True)
 def requantize_row(sums, affine, high, out):
-    """What a layer after a relu takes of one pixel, int16."""
-    for j in range(len(sums)):
-        out[j] = np.int16(min(max(np.floor((sums[j] + affine[0, j]) * affine[1, j]), np.float32(0.0)), high))
+    """What a layer after a relu takes of one pixel."""
+    for j in range(len(out)):
+        out[j] = np.int16(min(max(_scaled(sums[j], affine, j), np.float32(0.0)), high))
 
 
 @njit(cache=True)
@@ -173,94 +194,61 @@ def rectify_rows(stream, high, out):
     """The stream as a layer takes it."""
     for i in range(stream.shape[0]):
         for j in range(stream.shape[1]):
-            out[i, j] = min(max(stream[i, j], np.float32(0.0)), high)
+            out[i, j] = np.int16(min(max(stream[i, j], np.float32(0.0)), high))
 
 
 @njit(cache=True)
 def window_rows(net, inputs, sums, stream):
     """The first layer: the stream of its inputs."""
-    n = len(stream)
-    np.dot(inputs[:n], net.window, sums[:n])
-    requantize_rows(sums[:n], net.window_affine, -net.limits[3], net.limits[3], stream)
+    product_rows(inputs, net.window, sums, len(stream))
+    affine, limit = net.window_affine, net.limits[3]
+    for i in range(stream.shape[0]):
+        for j in range(stream.shape[1]):
+            stream[i, j] = min(max(_scaled(sums[i, j], affine, j), -limit), limit)
 
 
 @njit(cache=True)
-def pointwise_rows(net, block, stream, active, inside):
+def pointwise_rows(net, block, stream, active, sums):
     """A block's first layer, up to its sums."""
-    n = len(stream)
-    rectify_rows(stream, net.limits[0], active[:n])
-    np.dot(active[:n], net.pointwise[block], inside[:n])
+    rectify_rows(stream, net.limits[0], active)
+    product_rows(active, net.pointwise[block], sums, len(stream))
 
 
 @njit(cache=True)
 def last_rows(net, block, seen, sums, stream):
     """A block's last layer: what it adds to the stream."""
-    n = len(stream)
-    np.dot(seen[:n], net.last[block], sums[:n])
+    product_rows(seen, net.last[block], sums, len(stream))
     affine, limit = net.last_affine[block], net.limits[3]
-    for i in range(n):
+    for i in range(stream.shape[0]):
         for j in range(stream.shape[1]):
-            value = np.floor((sums[i, j] + affine[0, j]) * affine[1, j])
-            stream[i, j] += min(max(value, -limit), limit)
+            stream[i, j] += min(max(_scaled(sums[i, j], affine, j), -limit), limit)
 
 
 @njit(cache=True)
-def output_rows(net, active, sums, out, params):
+def output_rows(net, active, sums, params):
     """The last two layers, of a stream that is rectified: it is overwritten."""
-    affine, n = net.output_affine, len(active)
-    np.dot(active, net.head, sums[:n])
-    requantize_rows(sums[:n], net.head_affine, np.float32(0.0), net.limits[2], active)
-    np.dot(active, net.output, out[:n])
+    n = len(active)
+    product_rows(active, net.head, sums, n)
+    for i in range(n):
+        requantize_row(sums[i], net.head_affine, net.limits[2], active[i])
+    product_rows(active, net.output, sums, n)
+    affine = net.output_affine
     for i in range(n):
         for j in range(affine.shape[1]):
-            value = np.floor((out[i, j] + affine[0, j]) * affine[1, j])
-            params[i, j] = np.int16(min(max(value, affine[2, j]), affine[3, j]))
+            params[i, j] = np.int16(min(max(_scaled(sums[i, j], affine, j), affine[2, j]), affine[3, j]))
 
 
 @njit(cache=True)
 def near_row(kept, rows, columns, seen):
     """What a masked layer sees of the pixels around one, whose own activations are kept already.
 
-    Parameters
-    ----------
-    kept : array of int16, shape (rows, columns, inner)
-    rows, columns : tuples of uint64
-        Where in ``kept`` the farthest row above the pixel is, the one above it and its own; and the farthest column to
-        the left, the one to the left, its own, the one to the right and the farthest.
-    seen : array of float32, shape (5 * inner,)
-        Receives `NEIGHBOURS` one after the other.
+    ``kept``, ``rows`` and ``columns`` are those of `depthwise_row`; ``seen``, int16 (5 * inner,), receives
+    `NEIGHBOURS` one after the other.
     """
     inner = kept.shape[2]
     for c in range(inner):
-        seen[c] = np.float32(kept[rows[1], columns[1], c])
-        seen[inner + c] = np.float32(kept[rows[1], columns[2], c])
-        seen[2 * inner + c] = np.float32(kept[rows[1], columns[3], c])
-        seen[3 * inner + c] = np.float32(kept[rows[2], columns[1], c])
-        seen[4 * inner + c] = np.float32(kept[rows[2], columns[2], c])
-
-
-@njit(cache=True, inline="always")
-def _at(weights, place, kept, row, column, c):
-    return weights[place, c] * np.float32(kept[row, column, c])
-
-
-@njit(cache=True)
-def depthwise_row(kept, rows, columns, weights, affine, high, seen):
-    """A depthwise layer of one pixel, as the next layer takes it; see `near_row` and `Network`."""
-    r0, r1, r2 = rows
-    c0, c1, c2, c3, c4 = columns
-    # One loop over few arrays, and indices without a sign: so it becomes vector instructions.
-    for c in range(kept.shape[2]):
-        total = affine[0, c]
-        total += (
-            _at(weights, 0, kept, r0, c0, c) + _at(weights, 1, kept, r0, c1, c) + _at(weights, 2, kept, r0, c2, c)
-            + _at(weights, 3, kept, r0, c3, c) + _at(weights, 4, kept, r0, c4, c)
-        )  # fmt: skip
-        total += (
-            _at(weights, 5, kept, r1, c0, c) + _at(weights, 6, kept, r1, c1, c) + _at(weights, 7, kept, r1, c2, c)
-            + _at(weights, 8, kept, r1, c3, c) + _at(weights, 9, kept, r1, c4, c)
-        )  # fmt: skip
-        total += (
-            _at(weights, 10, kept, r2, c0, c) + _at(weights, 11, kept, r2, c1, c) + _at(weights, 12, kept, r2, c2, c)
-        )
-        seen[c] = min(max(np.floor(total * affine[1, c]), np.float32(0.0)), high)
+        seen[c] = kept[rows[1], columns[1], c]
+        seen[inner + c] = kept[rows[1], columns[2], c]
+        seen[2 * inner + c] = kept[rows[1], columns[3], c]
+        seen[3 * inner + c] = kept[rows[2], columns[1], c]
+        seen[4 * inner + c] = kept[rows[2], columns[2], c]

@@ -74,7 +74,7 @@ class PhotoNetworks(ParallelPass):
         return out.view(rows, columns, width)
 
     @exactly
-    def _band(self, band: Band, rows: int, above: NDArray[np.float32]) -> NDArray[np.int16]:
+    def _band(self, band: Band, rows: int, above: NDArray[np.int16]) -> NDArray[np.int16]:
         config, y = self.config, band.first
         h = self.window(self._window_rows(band.image, y, y + rows))
         if len(band.features):
@@ -86,8 +86,8 @@ class PhotoNetworks(ParallelPass):
                 h += masked(u)
                 continue
             padded = F.pad(u, (0, 0, reach, reach, reach, 0))
-            padded[:reach] = torch.from_numpy(above[i]).to(self.device)
-            above[i] = padded[-reach:].cpu().numpy()
+            padded[:reach] = torch.from_numpy(above[i, ..., : config.inner]).to(self.device)
+            above[i, ..., : config.inner] = padded[-reach:].cpu().numpy()
             if back:
                 h += back[0](masked.finish(_depthwise_sum(padded, masked)))
             else:

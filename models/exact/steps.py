@@ -13,20 +13,19 @@ from .integer import IntegerModel
 from .loops import (
     Floats,
     Scratch,
-    depthwise_row,
     last_rows,
     near_row,
     output_rows,
     pointwise_rows,
     rectify_rows,
     requantize_row,
-    requantize_rows,
     window_inputs,
     window_rows,
 )
+from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "acdfb0b5e08114a3"
+_TAKEN_FROM = "9cbec8875ad525b3"
 
 #: Columns of each row whose activations are kept: the neighbours that the rows below still want lag behind by at most
 #: 2 * skew + 2 columns, and a power of two makes the place of a column a mask.
@@ -59,17 +58,15 @@ class Caches(NamedTuple):
     params: NDArray[np.int16]
     #: The stream, (threads, CHUNK, channels); the rest is `Scratch`.
     stream: Floats
-    inputs: Floats
-    inside: Floats
-    seen: Floats
-    sums: Floats
-    active: Floats
-    out: Floats
+    inputs: NDArray[np.int16]
+    seen: NDArray[np.int16]
+    active: NDArray[np.int16]
+    sums: NDArray[np.int32]
 
     @classmethod
     def of(cls, model: IntegerModel, area: Area, threads: int) -> Caches:
         """Empty ones for an area, for so many threads; the boundary is still to be filled in."""
-        config, reach = model.config, model.config.reach
+        config, reach, inner = model.config, model.config.reach, rounded_up(model.config.inner)
         rows, width = area.bottom - area.top, area.image.shape[1]
         # A step reaches over so many rows at most, and those above them are still wanted.
         kept = min(rows, width // area.skew + 1) + reach if reach else 1
@@ -77,10 +74,10 @@ class Caches(NamedTuple):
         columns = width + 2 * reach if area.top else 0
         scratch = Scratch.of(config, threads)
         return cls(
-            np.zeros((config.blocks, kept, RING, config.inner), np.int16),
-            np.zeros((config.blocks, reach, columns, config.inner), np.int16),
+            np.zeros((config.blocks, kept, RING, inner), np.int16),
+            np.zeros((config.blocks, reach, columns, inner), np.int16),
             np.empty((min(rows, width // area.skew + 1), config.outputs), np.int16),
-            np.zeros_like(scratch.sums), *scratch,
+            np.zeros(scratch.active.shape, np.float32), *scratch,
         )  # fmt: skip
 
 
@@ -97,8 +94,7 @@ def network_rows(net, area, features, caches, thread, t, begin, end):
     trunk_rows(net, area, features, caches, thread, t, begin, end)
     first, _ = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
     output_rows(
-        net, caches.active[thread][: end - begin], caches.sums[thread], caches.out[thread],
-        caches.params[begin - first :],
+        net, caches.active[thread][: end - begin], caches.sums[thread], caches.params[begin - first :],
     )  # fmt: skip
 
 
@@ -121,26 +117,27 @@ def trunk_rows(net, area, features, caches, thread, t, begin, end):
         Rows count from the stage's first.
     """
     n, skew = end - begin, area.skew
-    inputs, inside, seen = caches.inputs[thread], caches.inside[thread], caches.seen[thread]
-    sums, active, stream = caches.sums[thread], caches.active[thread], caches.stream[thread][:n]
+    inputs, seen, sums = caches.inputs[thread], caches.seen[thread], caches.sums[thread]
+    active, stream = caches.active[thread], caches.stream[thread][:n]
     for i in range(n):
         window_inputs(area.image, area.top + begin + i, t - skew * (begin + i), net.offsets, inputs[i])
     window_rows(net, inputs, sums, stream)
     if features.shape[0] > 0:
         for i in range(n):
             row = features[begin + i, t - skew * (begin + i)]
-            for c in range(stream.shape[1]):
+            for c in range(len(row)):
                 stream[i, c] += np.float32(row[c])
     for block in range(net.pointwise.shape[0]):
-        pointwise_rows(net, block, stream, active, inside)
+        pointwise_rows(net, block, stream, active, sums)
         affine, high = net.pointwise_affine[block], net.limits[1]
         if net.reach == 0:
-            requantize_rows(inside[:n], affine, np.float32(0.0), high, seen)
+            for i in range(n):
+                requantize_row(sums[i], affine, high, seen[i])
         else:
             ring, boundary, width = caches.ring[block], caches.boundary[block], area.image.shape[1]
             for i in range(n):
                 y = begin + i
-                _keep(ring, boundary, y, t - skew * y, width, inside[i], affine, high)
+                _keep(ring, boundary, y, t - skew * y, width, sums[i], affine, high)
             _see(net, block, ring, begin, t, skew, seen[:n])
         last_rows(net, block, seen, sums, stream)
     rectify_rows(stream, net.limits[0], active[:n])

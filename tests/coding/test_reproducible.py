@@ -129,7 +129,7 @@ def test_no_loop_leaves_its_arrays() -> None:
 
 def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
     from vlae_codec.models import plan
-    from vlae_codec.models.exact import bands, loops, steps
+    from vlae_codec.models.exact import bands, loops, products, steps
 
     from vlae_codec.coding import adapt, wavefront
     from vlae_codec.entropy import ans, cdf, codecs, kernels
@@ -137,7 +137,7 @@ def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
 
     records = str([record._fields for record in (ans.Stack, codecs.Gaussians, codecs.Intervals)]).encode()
     for module, fields, sources in (
-        (kernels, records, (cdf,)), (bands, b"", (loops,)), (steps, b"", (loops,)),
+        (kernels, records, (cdf,)), (loops, b"", (products,)), (bands, b"", (loops,)), (steps, b"", (loops,)),
         (wavefront, records, (cdf, kernels, loops, steps)),
         (adapt, records, (cdf, kernels, loops, steps, wavefront, plan)), (deflate, b"", (blocks,)),
     ):  # fmt: skip

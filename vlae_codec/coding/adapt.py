@@ -29,7 +29,7 @@ from vlae_codec.models.plan import ACTIVATION_MAX, MEAN_UNIT, output_limits, out
 from .wavefront import frequency_below, mixture_components, pop_step, sigmoid, sigmoid_argument
 
 #: As `wavefront._TAKEN_FROM`, of models/plan.py and coding/wavefront.py too.
-_TAKEN_FROM = "55acae80ae4620c0"
+_TAKEN_FROM = "439b3b65bd407154"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -392,7 +392,7 @@ def _learn_and_run(net, area, features, caches, heads, alphabet, t):
             active = caches.active[thread]
             inputs = heads.inputs[parity][low - first : stop - first]
             for r in range(stop - low):
-                for c in range(active.shape[1]):
+                for c in range(heads.first.shape[1]):
                     inputs[r, c] = np.float64(active[r, c])
             low = stop
 

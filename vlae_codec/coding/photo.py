@@ -347,8 +347,7 @@ class PhotoCoder:
         area, steps = self._area(image, Stage(0, image.shape[0], StageKind.WITHOUT_Z))
         caches = self._caches(area)
         for begin, end in strides(steps):
-            with single_threaded_products():
-                wavefront.run_network(self.arrays, area, self._no_features(), caches, begin, end)
+            wavefront.run_network(self.arrays, area, self._no_features(), caches, begin, end)
         return time.perf_counter() - begun
 
     def _area(self, image: NDArray[np.uint8], stage: Stage) -> tuple[Area, int]:
@@ -363,11 +362,10 @@ class PhotoCoder:
         if halo:
             # Of the rows above it nothing is needed, so nothing lies above the halo.
             above = Area(area.image, area.top - halo, area.top, area.skew)
-            with single_threaded_products():
-                wavefront.fill_boundary(
-                    self.arrays, above, self._no_features(), Caches.of(self.model, above, get_num_threads()),
-                    caches.boundary,
-                )  # fmt: skip
+            wavefront.fill_boundary(
+                self.arrays, above, self._no_features(), Caches.of(self.model, above, get_num_threads()),
+                caches.boundary,
+            )  # fmt: skip
         return caches
 
     def _no_features(self) -> NDArray[np.int16]:
