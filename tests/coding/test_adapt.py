@@ -6,11 +6,13 @@ import torch
 from conftest import KINDS, picture, smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vlae_codec.models.exact.loops import set_threads
+from vlae_codec.models.exact.loops import CHUNK, set_threads
+from vlae_codec.models.exact.products import rounded_up
 from vlae_codec.models.likelihood import BEYOND, gradient_predictor, log_likelihood
 
 from vlae_codec import Model
-from vlae_codec.coding import adapt
+from vlae_codec.coding import adapt, parts
+from vlae_codec.coding.gradient import pixel_gradient
 from vlae_codec.coding.photo import PhotoCoder
 from vlae_codec.coding.wavefront import Alphabet
 from vlae_codec.entropy import cdf
@@ -101,7 +103,7 @@ def test_the_gradient_is_that_of_the_code_length(kind: str) -> None:
     away = []
     for y, row in enumerate(expected):
         for x_, each in enumerate(row):
-            adapt._pixel_gradient(whole[y, x_], image, y, x_, alphabet, np.empty((7, k), np.int64), found, interval)
+            pixel_gradient(whole[y, x_], image, y, x_, alphabet, np.empty((7, k), np.int64), found, interval)
             away.append(np.abs(found - each).max() / (1 + np.abs(each).max()))
     # Where a value is all but impossible, the tables' digits end.
     assert np.mean(np.array(away) < 2e-3) > 0.9
@@ -114,3 +116,43 @@ def test_every_sum_is_exact() -> None:
     # As many pixels as a step and the one before have: no stage has a longer diagonal.
     pixels = adapt.GROUP + 2 * 1024
     assert pixels * 2047 * adapt.LARGEST < 2**53
+    # And of parts, in int32.
+    weights = (adapt.WEIGHT_MAX / (1 << parts.WEIGHT_BITS), 1 << (parts.WEIGHT_BITS - 1))
+    gradients = (adapt.LARGEST / (1 << parts.GRADIENT_BITS), 1 << (parts.GRADIENT_BITS - 1))
+    assert most * 2047 * max(weights) < 2**31
+    assert outputs * max(gradients) * max(weights) < 2**31
+    assert CHUNK * 2047 * max(gradients) < 2**31
+
+
+@given(st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 12), st.integers(1, 9))
+def test_products_of_parts_are_those_of_the_whole(seed: int, rows: int, inputs: int, outputs: int) -> None:
+    rng, outputs = np.random.default_rng(seed), 2 * outputs
+
+    def numbers(most: float, *shape: int) -> np.ndarray:
+        return np.rint(rng.choice([-most, most, *rng.uniform(-most, most, 9)], shape))
+
+    weights, values = numbers(adapt.WEIGHT_MAX, inputs, outputs), numbers(adapt.LARGEST, rows, outputs)
+    given_rows = np.abs(numbers(2047, rows, 2 * rounded_up(inputs))).astype(np.int16)
+    wide = rounded_up(outputs)
+    # Forward.
+    packed = np.zeros((2, (inputs + 1) // 2, wide, 2), np.int16)
+    parts.split_weights(weights, packed)
+    sums = np.zeros((4, max(rows, inputs), wide), np.int32)
+    parts.forward_rows(given_rows, packed, sums, rows)
+    exact = given_rows[:, :inputs].astype(np.int64) @ weights.astype(np.int64)
+    upper = sums[0, :rows, :outputs].astype(np.int64) << parts.WEIGHT_BITS
+    assert np.array_equal(upper + sums[1, :rows, :outputs], exact)
+    # Back.
+    back, halves = np.zeros((2, outputs // 2, rounded_up(inputs), 2), np.int16), np.zeros((2, rows, wide), np.int16)
+    parts.split_weights(weights.T, back)
+    parts.split_rows(values.astype(np.int32), halves)
+    returned = np.zeros((rows, inputs))
+    parts.back_rows(halves, back, sums, rows)
+    parts.put_together(sums, rows, returned)
+    assert np.array_equal(returned, values.astype(np.int64) @ weights.T.astype(np.int64))
+    # By the weights, added to what is there.
+    columns, words = np.zeros((inputs, rows + 1), np.int16), np.zeros(((rows + 1) // 2, wide), np.int32)
+    parts.transpose(given_rows, rows, columns)
+    into = np.ones((inputs, outputs))
+    parts.add_outer(columns, halves, rows, words, sums, into)
+    assert np.array_equal(into, 1 + given_rows[:, :inputs].T.astype(np.int64) @ values.astype(np.int64))

@@ -7,8 +7,8 @@ with. One step later would be too late: the layers then swing about what smooth 
 
 Everything is exact. Weights lie on a grid of 2^-`FINE` of the model's integers, and gradients are rounded to integers
 before they are multiplied with activations, so that every sum is of whole numbers below 2^53, which float64 holds
-whatever the order. All else is single operations of IEEE 754 in a fixed order, without fused ones (fastmath is off):
-add, multiply, divide, square root, round. FORMAT.md is the specification.
+whatever the order; `parts` has the products. All else is single operations of IEEE 754 in a fixed order, without fused
+ones (fastmath is off): add, multiply, divide, square root, round. FORMAT.md is the specification.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from vlae_codec.entropy.cdf import INVERSE_SHIFT, MEAN_STEPS, PRECISION, TABLE_BITS
 from vlae_codec.models.exact.integer import IntegerModel
-from vlae_codec.models.exact.loops import CHUNK, predict
+from vlae_codec.models.exact.loops import CHUNK
+from vlae_codec.models.exact.products import rounded_up
 from vlae_codec.models.exact.steps import rows_of_step, trunk_rows
-from vlae_codec.models.plan import ACTIVATION_MAX, MEAN_UNIT, output_limits, output_units
+from vlae_codec.models.plan import ACTIVATION_MAX, output_limits, output_units
 
-from .wavefront import frequency_below, mixture_components, pop_step, sigmoid, sigmoid_argument
+from .gradient import pixel_gradient
+from .parts import add_outer, back_rows, forward_rows, forward_sum, put_together, split_rows, split_weights, transpose
+from .wavefront import pop_step
 
-#: As `wavefront._TAKEN_FROM`, of models/plan.py and coding/wavefront.py too.
-_TAKEN_FROM = "439b3b65bd407154"
+#: As `wavefront._TAKEN_FROM`, of coding/gradient.py, coding/parts.py and coding/wavefront.py too.
+_TAKEN_FROM = "e38b7a8982d4fe42"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -48,17 +50,13 @@ WEIGHT_MAX, BIAS_MAX = float(1 << 25), float(1 << 30)
 #: Pixels below which a picture's heads stay as they are: they would hardly learn.
 FEWEST = 1 << 14
 
-_HALF = MEAN_STEPS // 2
-_UNIT = 1.0 / (1 << 16)
-_TABLE = 1.0 / (1 << TABLE_BITS)
-_TOTAL = float(1 << PRECISION)
-_INVERSE = MEAN_STEPS / float(1 << (16 + INVERSE_SHIFT))
 _DECAY, _GAIN = np.float32(DECAY), np.float32(1.0 - DECAY)
 _SQUARE_DECAY, _SQUARE_GAIN = np.float32(SQUARE_DECAY), np.float32(1.0 - SQUARE_DECAY)
 _EPSILON, _TINY, _ZERO = np.float32(EPSILON), np.float32(2.0**-100), np.float32(0.0)
 _OUTPUT, _HIDDEN = float(1 << OUTPUT_BITS), float(1 << HIDDEN_BITS)
 
 Doubles = NDArray[np.float64]
+Halves = NDArray[np.int16]
 
 
 class Heads(NamedTuple):
@@ -89,17 +87,26 @@ class Heads(NamedTuple):
     state: Doubles
     #: Pixels since the last step, (1,).
     pixels: NDArray[np.int64]
+    #: The weights but for the biases, and of the second layer transposed, see `parts.split_weights`.
+    first_parts: Halves
+    second_parts: Halves
+    second_back: Halves
     #: Inputs of the first layer by the step's parity, as one step's are made while the one before is learned from,
-    #: (2, R, C + 1); of the second, (R, C + 1); of either the last one is `ONE`.
-    inputs: Doubles
-    hidden: Doubles
-    #: Outputs, and gradients by them, as they are and on their way back, (R, O).
-    params: NDArray[np.int16]
-    gradient: Doubles
-    back_gradient: Doubles
-    #: Gradients by what is hidden, (threads, CHUNK, C), and sums of the gradients, (threads, C + 1, C) and
-    #: (threads, C + 1, O).
-    hidden_gradient: Doubles
+    #: (2, R, C rounded up), and of the second, (R, C rounded up).
+    inputs: Halves
+    hidden: Halves
+    #: Outputs, and gradients by them, as they are and on their way back: (R, O) and (2, R, O).
+    params: Halves
+    gradient: NDArray[np.int32]
+    #: Room for a thread's products: parts of gradients (threads, 2, CHUNK, widest), gradients by what is hidden
+    #: (threads, CHUNK, C) before and after rounding, columns of inputs (threads, C, CHUNK), pairs of rows and sums.
+    parts: Halves
+    returned: Doubles
+    hidden_gradient: NDArray[np.int32]
+    columns: Halves
+    words: NDArray[np.int32]
+    sums: NDArray[np.int32]
+    #: Sums of the gradients by the weights, (threads, C + 1, C) and (threads, C + 1, O).
     first_sums: Doubles
     second_sums: Doubles
 
@@ -109,8 +116,10 @@ class Heads(NamedTuple):
         head1, head2 = model.layers["decoder.head1"], model.layers["decoder.head2"]
         grid, mixtures = float(1 << FINE), model.config.mixtures
         scales = [layer.scale.astype(np.float64) for layer in (head1, head2)]
+        # In the order of rows, which the loops go along.
         first, second = (
-            np.vstack([layer.weight.T.astype(np.float64), layer.bias[None] / ONE]) * grid for layer in (head1, head2)
+            np.ascontiguousarray(np.vstack([layer.weight.T.astype(np.float64), layer.bias[None] / ONE]) * grid)
+            for layer in (head1, head2)
         )
         natural = scales[1] / output_units(mixtures)
         # A power of two that brings them all below one.
@@ -118,98 +127,63 @@ class Heads(NamedTuple):
         back = natural / power * float(1 << BACK_BITS)
         returned = ONE * power * _HIDDEN / float(1 << BACK_BITS) / grid
         room, channels, outputs = min(rows, width // model.config.skew + 1), model.config.channels, len(natural)
-        inputs, hidden = np.full((2, room, channels + 1), ONE), np.full((room, channels + 1), ONE)
-        gradient, back_gradient = np.zeros((2, room, outputs))
-        return cls(
+        wide, widest = rounded_up(channels), rounded_up(max(channels, outputs))
+        even = channels + channels % 2
+        heads = cls(
             first, second, np.zeros((2, *first.shape), np.float32), np.zeros((2, *second.shape), np.float32),
             scales[0] / grid, scales[1] / grid, grid / scales[0], grid / (natural * ONE), back,
             np.array(output_limits(mixtures), np.float64), np.array([returned, 1.0, 1.0]), np.zeros(1, np.int64),
-            inputs, hidden, np.zeros((room, outputs), np.int16), gradient, back_gradient,
-            np.zeros((threads, CHUNK, channels)),
+            np.zeros((2, even // 2, wide, 2), np.int16),
+            np.zeros((2, even // 2, rounded_up(outputs), 2), np.int16), np.zeros((2, outputs // 2, wide, 2), np.int16),
+            np.zeros((2, room, wide), np.int16), np.zeros((room, wide), np.int16),
+            np.zeros((room, outputs), np.int16), np.zeros((2, room, outputs), np.int32),
+            np.zeros((threads, 2, CHUNK, widest), np.int16),
+            np.zeros((threads, CHUNK, channels)), np.zeros((threads, CHUNK, channels), np.int32),
+            np.zeros((threads, channels, CHUNK), np.int16), np.zeros((threads, CHUNK // 2, widest), np.int32),
+            np.zeros((threads, 4, max(CHUNK, channels), widest), np.int32),
             np.zeros((threads, *first.shape)), np.zeros((threads, *second.shape)),
         )  # fmt: skip
+        _split(heads)
+        return heads
 
 
 @njit(cache=True)
-def _finish_hidden(sums, scale, hidden):
-    for j in range(len(sums)):
-        hidden[j] = min(max(np.floor(sums[j] * scale[j]), 0.0), float(ACTIVATION_MAX))
+def _split(heads):
+    """Give the weights' parts to the products."""
+    split_weights(heads.first[:-1], heads.first_parts)
+    split_weights(heads.second[:-1], heads.second_parts)
+    split_weights(heads.second[:-1].T, heads.second_back)
 
 
 @njit(cache=True)
-def _finish_outputs(sums, scale, low, high, params):
-    for j in range(len(sums)):
-        params[j] = np.int16(min(max(np.floor(sums[j] * scale[j]), low[j]), high[j]))
+def _finish_hidden(upper, lower, bias, scale, hidden):
+    for j in range(len(scale)):
+        value = np.floor((forward_sum(upper, lower, j) + bias[j] * ONE) * scale[j])
+        hidden[j] = np.int16(min(max(value, 0.0), float(ACTIVATION_MAX)))
 
 
 @njit(cache=True)
-def _head_rows(heads, parity, begin, end):
-    """Both layers on pixels begin..end-1 of a step."""
+def _finish_outputs(sums, bias, scale, low, high, params):
+    for j in range(len(scale)):
+        sums[j] = min(max(np.floor((sums[j] + bias[j] * ONE) * scale[j]), low[j]), high[j])
+    for j in range(len(scale)):
+        params[j] = np.int16(sums[j])
+
+
+@njit(cache=True)
+def _head_rows(heads, thread, parity, begin, end):
+    """Both layers on pixels begin..end-1 of a step, no more than CHUNK."""
     hidden, params = heads.hidden[begin:end], heads.params[begin:end]
-    sums = np.dot(heads.inputs[parity][begin:end], heads.first)
-    for i in range(len(sums)):
-        _finish_hidden(sums[i], heads.first_scale, hidden[i])
-    sums = np.dot(hidden, heads.second)
-    for i in range(len(sums)):
-        _finish_outputs(sums[i], heads.second_scale, heads.limits[0], heads.limits[1], params[i])
-
-
-@njit(cache=True)
-def _pixel_gradient(params, image, y, x, alphabet, scratch, gradient, interval):
-    """The gradient of a pixel's code length in nats by its outputs, in the likelihood's units; and its intervals."""
-    mixture, edges = scratch[:3], scratch[3:]
-    k = mixture.shape[1]
-    gradient[:] = 0.0
-    red = np.int64(0)
-    green = np.int64(0)
-    for channel in range(len(alphabet.counts)):
-        pred = predict(image, y, x, channel)
-        mixture_components(params, channel, pred, red, green, mixture)
-        value = np.int64(image[y, x, channel])
-        j = np.int64(alphabet.ranks[channel, value])
-        count = alphabet.counts[channel]
-        middles = alphabet.middles[channel]
-        # Below the value and above it, one after the other: sums, arguments and sigmoids.
-        start, stop = np.int64(0), np.int64(1 << PRECISION)
-        for i in range(k):
-            edges[0, i], edges[1, i], edges[2, i], edges[3, i] = 0, 0, 0, 1 << TABLE_BITS
-        if j > 0:
-            total, edge = np.int64(0), np.int64(middles[j]) * _HALF
-            for i in range(k):
-                edges[0, i] = sigmoid_argument(edge, mixture, i)
-                edges[2, i] = sigmoid(edges[0, i])
-                total += mixture[2, i] * edges[2, i]
-            start = frequency_below(total, j, count)
-        if j + 1 < count:
-            total, edge = np.int64(0), np.int64(middles[j + 1]) * _HALF
-            for i in range(k):
-                edges[1, i] = sigmoid_argument(edge, mixture, i)
-                edges[3, i] = sigmoid(edges[1, i])
-                total += mixture[2, i] * edges[3, i]
-            stop = frequency_below(total, j + 1, count)
-        freq = stop - start
-        interval[0, channel] = start
-        interval[1, channel] = freq
-        inverse = _TOTAL / np.float64(freq)
-        for i in range(k):
-            low, high = np.float64(edges[2, i]) * _TABLE, np.float64(edges[3, i]) * _TABLE
-            low_away, high_away = np.float64(edges[0, i]) * _UNIT, np.float64(edges[1, i]) * _UNIT
-            weight = np.float64(mixture[2, i]) * _UNIT
-            share = weight * inverse
-            gradient[channel * k + i] = weight - share * (high - low)
-            low_slope, high_slope = low * (1.0 - low), high * (1.0 - high)
-            by_mean = share * (high_slope - low_slope) * (mixture[1, i] * _INVERSE)
-            gradient[(3 + channel) * k + i] = by_mean * MEAN_UNIT
-            gradient[(6 + channel) * k + i] = share * (high_slope * high_away - low_slope * low_away)
-            if channel == 1:
-                gradient[9 * k + i] = by_mean * red
-            elif channel == 2:
-                gradient[10 * k + i] = by_mean * red
-                gradient[11 * k + i] = by_mean * green
-        if channel == 0:
-            red = value - pred
-        else:
-            green = value - pred
+    n, sums = end - begin, heads.sums[thread]
+    forward_rows(heads.inputs[parity][begin:end], heads.first_parts, sums, n)
+    for i in range(n):
+        _finish_hidden(sums[0, i], sums[1, i], heads.first[-1], heads.first_scale, hidden[i])
+    forward_rows(hidden, heads.second_parts, sums, n)
+    low, high, whole = heads.limits[0], heads.limits[1], np.empty(params.shape[1])
+    for i in range(n):
+        for j in range(len(whole)):
+            whole[j] = forward_sum(sums[0, i], sums[1, i], j)
+        _finish_outputs(whole, heads.second[-1], heads.second_scale, low, high, params[i])
 
 
 @njit(cache=True, inline="always")
@@ -219,24 +193,16 @@ def _whole(value):
 
 
 @njit(cache=True)
-def _round_outputs(params, limits, unit, gradient, back):
+def _round_outputs(params, limits, unit, found, gradient, back):
     """A pixel's gradient by its outputs in integers, and what of it goes back; both as sums and products want them."""
     low, high = limits[0], limits[1]
-    for o in range(len(gradient)):
+    for o in range(len(found)):
         # What would only push an output further beyond its limit is none.
-        each, param = gradient[o], np.float64(params[o])
+        each, param = found[o], np.float64(params[o])
         if ((param >= high[o]) & (each < 0.0)) | ((param <= low[o]) & (each > 0.0)):
             each = 0.0
-        gradient[o] = _whole(each * _OUTPUT)
-        back[o] = _whole(each * unit[o])
-
-
-@njit(cache=True)
-def _round_hidden(hidden, returned, unit, gradient):
-    """A pixel's gradient by what lies between the layers, in integers; none where that is at its limits."""
-    for c in range(len(gradient)):
-        each = _whole(returned[c] * unit)
-        gradient[c] = each if (hidden[c] > 0.0) & (hidden[c] < float(ACTIVATION_MAX)) else 0.0
+        gradient[o] = np.int32(_whole(each * _OUTPUT))
+        back[o] = np.int32(_whole(each * unit[o]))
 
 
 @njit(cache=True, inline="always")
@@ -253,32 +219,76 @@ def _teach_share(heads, area, alphabet, intervals, thread, t):
     """Keep the gradients of a thread's share of step t, and their intervals, unless there is no room for those."""
     low, high, first = _share(heads, area, thread, t)
     scratch = np.empty((7, heads.second.shape[1] // 12), np.int64)
-    own = np.empty((2, 3), np.uint32)
+    found, own = np.empty(heads.second.shape[1]), np.empty((2, 3), np.uint32)
+    gradient, back = heads.gradient[0], heads.gradient[1]
     for y in range(low, high):
         x = t - area.skew * y
         interval = intervals[:, y, x] if intervals.shape[1] else own
-        params, gradient = heads.params[y - first], heads.gradient[y - first]
-        _pixel_gradient(params, area.image, area.top + y, x, alphabet, scratch, gradient, interval)
-        _round_outputs(params, heads.limits, heads.back, gradient, heads.back_gradient[y - first])
+        params, r = heads.params[y - first], y - first
+        pixel_gradient(params, area.image, area.top + y, x, alphabet, scratch, found, interval)
+        _round_outputs(params, heads.limits, heads.back, found, gradient[r], back[r])
+
+
+@njit(cache=True)
+def _head_share(heads, area, thread, t):
+    """Both layers on a thread's share of step t."""
+    low, high, first = _share(heads, area, thread, t)
+    begin, end = low - first, high - first
+    while begin < end:
+        stop = min(begin + CHUNK, end)
+        _head_rows(heads, thread, t & 1, begin, stop)
+        begin = stop
 
 
 @njit(cache=True)
 def _learn_share(heads, area, thread, t):
     """Add what a thread's share of step t teaches to the thread's sums."""
     low, high, first = _share(heads, area, thread, t)
-    parity, channels = t & 1, heads.first.shape[1]
     begin, end = low - first, high - first
     while begin < end:
         stop = min(begin + CHUNK, end)
-        hidden = heads.hidden[begin:stop]
-        heads.second_sums[thread] += np.dot(hidden.T, heads.gradient[begin:stop])
-        # The last column, of the biases, goes nowhere.
-        returned = np.dot(heads.back_gradient[begin:stop], heads.second.T)
-        by_hidden = heads.hidden_gradient[thread][: stop - begin]
-        for r in range(stop - begin):
-            _round_hidden(hidden[r, :channels], returned[r], heads.state[0], by_hidden[r])
-        heads.first_sums[thread] += np.dot(heads.inputs[parity][begin:stop].T, by_hidden)
+        _learn_rows(heads, thread, t & 1, begin, stop)
         begin = stop
+
+
+@njit(cache=True)
+def _learn_rows(heads, thread, parity, begin, end):
+    """`_learn_share` of the rows begin..end-1, no more than CHUNK."""
+    n, parts, sums = end - begin, heads.parts[thread], heads.sums[thread]
+    hidden, returned, by_hidden = heads.hidden[begin:end], heads.returned[thread], heads.hidden_gradient[thread]
+    unit = heads.state[0]
+    split_rows(heads.gradient[1, begin:end], parts)
+    back_rows(parts, heads.second_back, sums, n)
+    put_together(sums, n, returned)
+    for r in range(n):
+        _round_hidden(hidden[r], returned[r], unit, by_hidden[r])
+    _add(heads, thread, hidden, heads.gradient[0, begin:end], heads.second_sums[thread])
+    _add(heads, thread, heads.inputs[parity][begin:end], by_hidden[:n], heads.first_sums[thread])
+
+
+@njit(cache=True)
+def _round_hidden(hidden, returned, unit, gradient):
+    """A pixel's gradient by what lies between the layers, in integers; none where that is at its limits."""
+    for c in range(len(gradient)):
+        each = np.int32(_whole(returned[c] * unit))
+        gradient[c] = each if (hidden[c] > 0) & (hidden[c] < ACTIVATION_MAX) else np.int32(0)
+
+
+@njit(cache=True)
+def _add_biases(gradient, biases):
+    for o in range(len(gradient)):
+        biases[o] += np.float64(gradient[o]) * ONE
+
+
+@njit(cache=True)
+def _add(heads, thread, inputs, gradient, into):
+    """Add the sums over pixels of a layer's inputs times the gradients by its outputs; in the last row, the biases'."""
+    n, columns = len(gradient), heads.columns[thread]
+    transpose(inputs, n, columns)
+    split_rows(gradient, heads.parts[thread])
+    add_outer(columns, heads.parts[thread], n, heads.words[thread], heads.sums[thread], into)
+    for r in range(n):
+        _add_biases(gradient[r], into[-1])
 
 
 @njit(cache=True)
@@ -324,6 +334,7 @@ def _update(heads, area, t):
     unit = 1.0 / (ONE * count)
     _adam_layer(heads.first, heads.first_means, heads.first_sums[0], unit / _HIDDEN, heads.first_steps, rates)
     _adam_layer(heads.second, heads.second_means, heads.second_sums[0], unit / _OUTPUT, heads.second_steps, rates)
+    _split(heads)
     heads.first_sums[:] = 0.0
     heads.second_sums[:] = 0.0
     heads.pixels[0] = 0
@@ -336,7 +347,7 @@ def _take_share(heads, active, area, thread, t):
     inputs = heads.inputs[t & 1]
     for y in range(low, high):
         for c in range(active.shape[2]):
-            inputs[y - first, c] = np.float64(active[y, t - area.skew * y, c])
+            inputs[y - first, c] = active[y, t - area.skew * y, c]
 
 
 @njit(cache=True, parallel=True)
@@ -351,10 +362,8 @@ def _learn_and_take(heads, active, area, t):
 def _encode_step(heads, area, alphabet, intervals, t):
     """The intervals of step t."""
     for thread in prange(heads.first_sums.shape[0]):
-        low, high, first = _share(heads, area, thread, t)
-        if low < high:
-            _head_rows(heads, t & 1, low - first, high - first)
-            _teach_share(heads, area, alphabet, intervals, thread, t)
+        _head_share(heads, area, thread, t)
+        _teach_share(heads, area, alphabet, intervals, thread, t)
 
 
 @njit(cache=True)
@@ -392,8 +401,8 @@ def _learn_and_run(net, area, features, caches, heads, alphabet, t):
             active = caches.active[thread]
             inputs = heads.inputs[parity][low - first : stop - first]
             for r in range(stop - low):
-                for c in range(heads.first.shape[1]):
-                    inputs[r, c] = np.float64(active[r, c])
+                for c in range(active.shape[1]):
+                    inputs[r, c] = active[r, c]
             low = stop
 
 
@@ -401,9 +410,7 @@ def _learn_and_run(net, area, features, caches, heads, alphabet, t):
 def _decode_step(heads, area, t):
     """What the heads say of step t."""
     for thread in prange(heads.first_sums.shape[0]):
-        low, high, first = _share(heads, area, thread, t)
-        if low < high:
-            _head_rows(heads, t & 1, low - first, high - first)
+        _head_share(heads, area, thread, t)
 
 
 @njit(cache=True)
