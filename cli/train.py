@@ -95,6 +95,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
     import torch
     from vlae_codec.models.training.loop import Report, Trainer
     from vlae_codec.models.training.presets import PRESETS, preset
+    from vlae_codec.models.training.processes import joined
     from vlae_codec.models.training.start import to_floats
     from vlae_codec.models.vlae import VLAE
 
@@ -140,15 +141,16 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
         schedule = dataclasses.replace(schedule, freeze_decoder=True, z_dropout=0.0)
     if parts.z_alone or parts.freeze_z:
         schedule = dataclasses.replace(schedule, z_alone=parts.z_alone, freeze_z=parts.freeze_z, rounded=parts.rounded)
-    trainer = Trainer(config, schedule, run.output, begin, device)
     unit = "nats/image" if config.image_size else "bits/subpixel"
+    with joined(device) as processes:
+        trainer = Trainer(config, schedule, run.output, begin, processes)
 
-    def show(report: Report) -> None:
-        if not run.quiet and report.step % 50 == 0:
-            click.echo(
-                f"step {report.step}/{schedule.steps}  pixels {report.pixels:.4f}  KL {report.kl:.5f} {unit}  "
-                f"error {report.error:.1f}  {report.images_per_second:.1f} images/s",
-                err=True,
-            )
+        def show(report: Report) -> None:
+            if not run.quiet and not processes.number and report.step % 50 == 0:
+                click.echo(
+                    f"step {report.step}/{schedule.steps}  pixels {report.pixels:.4f}  KL {report.kl:.5f} {unit}  "
+                    f"error {report.error:.1f}  {report.images_per_second:.1f} images/s",
+                    err=True,
+                )
 
-    trainer.run(list(sources), show, until=run.until)
+        trainer.run(list(sources), show, until=run.until)

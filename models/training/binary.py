@@ -80,11 +80,13 @@ def _load_folder(path: Path, size: int) -> NDArray[np.uint8]:
     return np.stack(pictures)
 
 
-def binary_batches(images: NDArray[np.uint8], batch: int, seed: int, first: int, last: int) -> Iterator[torch.Tensor]:
+def binary_batches(
+    images: NDArray[np.uint8], batch: int, seed: int, first: int, last: int, share: slice = slice(None)
+) -> Iterator[torch.Tensor]:
     """Batches ``first`` to ``last - 1``, (B, 1, S, S) float32: each epoch in an order of its own.
 
-    Batch number i is the same for the same seed, wherever the stream begins. Grey images are binarised as they are
-    drawn, so anew in each epoch.
+    Batch number i is the same for the same seed, wherever the stream begins; of each, the images in ``share`` are
+    given. Grey images are binarised as they are drawn, so anew in each epoch.
     """
     grey = int(images.max()) > 1
     each = max(1, len(images) // batch)
@@ -96,4 +98,4 @@ def binary_batches(images: NDArray[np.uint8], batch: int, seed: int, first: int,
         part = images[order[index % each * batch : (index % each + 1) * batch]]
         if grey:
             part = binarise(part, np.random.default_rng([seed, epoch, index]))
-        yield torch.from_numpy(part)[:, None].float()
+        yield torch.from_numpy(part[share])[:, None].float()

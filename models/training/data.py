@@ -80,20 +80,23 @@ def bin_edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class CropStream(IterableDataset[Crops]):
-    """Batches of random crops; batch number i is the same for the same seed, wherever the stream begins."""
+    """Batches of random crops; batch number i is the same for the same seed, wherever the stream begins.
 
-    def __init__(self, pictures: list[np.ndarray], crop: int, batch: int, seed: int, first: int, last: int) -> None:
+    ``share`` are the numbers of the crops of each batch that are made.
+    """
+
+    def __init__(self, pictures: list[np.ndarray], crop: int, share: range, seed: int, first: int, last: int) -> None:
         self.pictures = pictures
         self.crop = crop
-        self.batch = batch
+        self.share = share
         self.seed = seed
         self.first = first
         self.last = last
 
     def __iter__(self) -> Iterator[Crops]:
         for index in range(self.first, self.last):
-            rng = np.random.default_rng([self.seed, index])
-            crops, lows, highs, channels = zip(*(self._sample(rng) for _ in range(self.batch)), strict=True)
+            generators = [np.random.default_rng([self.seed, index, i]) for i in self.share]
+            crops, lows, highs, channels = zip(*(self._sample(rng) for rng in generators), strict=True)
             yield Crops(
                 torch.from_numpy(np.stack(crops)),
                 torch.from_numpy(np.stack(lows)),
@@ -172,9 +175,8 @@ def luma(crop: np.ndarray) -> np.ndarray:
     return np.rint(crop @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
 
 
-def crop_loader(pictures: list[np.ndarray], crop: int, batch: int, seed: int, first: int, last: int) -> Iterator[Crops]:
-    """Batches ``first`` to ``last - 1``, made in a process beside the training."""
-    stream = CropStream(pictures, crop, batch, seed, first, last)
+def crop_loader(stream: CropStream) -> Iterator[Crops]:
+    """The stream's batches, made in a process beside the training."""
     return iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=_bear_interrupts))
 
 

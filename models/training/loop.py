@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.vlae import VLAE, nats_to_bits
@@ -29,8 +28,9 @@ from vlae_codec.models.vlae import VLAE, nats_to_bits
 from vlae_codec.errors import UnknownModel, VlaeError
 
 from .binary import binary_batches, load_binary
-from .data import Crops, crop_loader, load_pictures
+from .data import Crops, CropStream, crop_loader, load_pictures
 from .muon import Muon
+from .processes import Processes
 
 #: What of the synthesis of photographs is made for the local decoder alone.
 FOR_DECODER = ("weights.5", "biases.5", "weights.6", "biases.6")
@@ -187,11 +187,16 @@ def optimizers(model: VLAE, schedule: Schedule) -> list[torch.optim.Optimizer]:
 
 
 def loss_of(
-    model: VLAE, batch: Crops, schedule: Schedule, step: int, device: torch.device
+    model: VLAE, batch: Crops, schedule: Schedule, step: int, processes: Processes
 ) -> tuple[Tensor, float, float, float]:
-    """The objective in nats per subpixel, -log p(x | z) and KL in bits per subpixel, and `Elbo.error`."""
+    """The objective in nats per subpixel, -log p(x | z) and KL in bits per subpixel, and `Elbo.error`.
+
+    ``batch`` is this process's share of a batch, and so are the results: the processes' sums are the whole batch's.
+    """
+    device = next(model.parameters()).device
     x = batch.x.to(device).float()
     channels = batch.channels.to(device)
+    whole = schedule.batch / len(x)
     if schedule.z_alone:
         with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16):
             spacing, cost = None, torch.ones(len(x), device=x.device)
@@ -201,44 +206,52 @@ def loss_of(
                 spacing = torch.exp((low + high) / 2 + (high - low) * place)
                 cost = torch.exp(-SPACING_POWER * (high - low) * place)
             _, kl, error = model.through_z(x, spacing=spacing)
-        kl_mean = kl.sum() / x.numel()
-        objective = kl_mean + schedule.distortion * math.log(2.0) / 3.0 * (cost * error).mean()
-        return objective, 0.0, nats_to_bits(kl_mean.item()), error.detach().mean().item()
+        kl_mean = kl.sum() / (whole * x.numel())
+        objective = kl_mean + schedule.distortion * math.log(2.0) / 3.0 * (cost * error).mean() / whole
+        return objective, 0.0, nats_to_bits(kl_mean.item()), error.detach().mean().item() / whole
     use_z = None
     with_z = model.config.z_channels > 0 and step >= schedule.z_from
     if model.config.z_channels:
         use_z = (torch.rand(len(x)) >= schedule.z_dropout).to(device) & with_z
     with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16):
         elbo = model(x, batch.low.to(device), batch.high.to(device), channels, use_z)
-    subpixels = float(channels.sum()) * x.shape[2] * x.shape[3]
+    subpixels = float(processes.total(channels.sum())) * x.shape[2] * x.shape[3]
     pixels = elbo.pixels.sum() / subpixels
     kl = elbo.kl.sum() / subpixels
-    objective = pixels + schedule.distortion * math.log(2.0) / 3.0 * elbo.error.mean()
+    objective = pixels + schedule.distortion * math.log(2.0) / 3.0 * elbo.error.mean() / whole
     if with_z:
         patches = (x.shape[2] // VLAEConfig.Z_PATCH) * (x.shape[3] // VLAEConfig.Z_PATCH)
-        count = float(use_z.sum()) * patches if use_z is not None else float(len(x) * patches)
-        paid = elbo.kl.sum(0).clamp(min=schedule.free_bits * count).sum() / subpixels
+        with_it = torch.tensor(float(len(x))) if use_z is None else use_z.sum().float()
+        free = schedule.free_bits * float(processes.total(with_it)) * patches
+        paid = _not_free(elbo.kl.sum(0), free, processes).sum() / subpixels
         objective = objective + min(1.0, (step - schedule.z_from + 1) / max(schedule.kl_warmup, 1)) * paid
-    return objective, nats_to_bits(pixels.item()), nats_to_bits(kl.item()), float(elbo.error.detach().mean())
+    return objective, nats_to_bits(pixels.item()), nats_to_bits(kl.item()), float(elbo.error.detach().mean()) / whole
+
+
+def _not_free(kl: Tensor, free: float, processes: Processes) -> Tensor:
+    """The KL of each channel over this process's share, constant where that over all is below what is free."""
+    return kl * (processes.total(kl.detach().clone()) > free)
 
 
 def loss_of_images(
-    model: VLAE, x: Tensor, schedule: Schedule, step: int, device: torch.device, weight: float
+    model: VLAE, x: Tensor, schedule: Schedule, step: int, processes: Processes, weight: float
 ) -> tuple[Tensor, float, float, float]:
     """The objective in nats per pixel, and -log p(x | z) and KL in nats per image, of a batch of binary images.
 
-    ``weight`` multiplies the KL; see `next_weight`.
+    ``weight`` multiplies the KL; see `next_weight`. All are this process's share, as in `loss_of`.
     """
+    device = next(model.parameters()).device
     x = x.to(device)
+    whole = float(processes.total(torch.tensor(float(len(x)), device=device)))
     with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bfloat16 and device.type == "cuda"):
         pixels, kl, _ = model.image_elbo(x, schedule.word_dropout)
-    means = kl.mean(0)
-    paid = means.sum() if schedule.soft_free_bits else means.clamp(min=schedule.free_bits).sum()
+    means = kl.sum(0) / whole
+    paid = means.sum() if schedule.soft_free_bits else _not_free(means, schedule.free_bits, processes).sum()
     weight *= min(1.0, (step + 1) / max(schedule.kl_warmup, 1))
     # Per pixel, so that the limit on the gradient means the same for every size.
     return (
-        (pixels.mean() + weight * paid) / x[0].numel(),
-        float(pixels.detach().mean()),
+        (pixels.sum() / whole + weight * paid) / (x.shape[2] * x.shape[3]),
+        float(pixels.detach().sum()) / whole,
         float(means.detach().sum()),
         0.0,
     )
@@ -266,12 +279,13 @@ class Trainer:
     start : Path or VLAE, optional
         A checkpoint of another run to begin from: its weights, averages, optimisers and step. Or a model of this
         configuration, from whose weights the schedule is run from its first step.
-    device : str
+    processes : Processes, optional
+        Those that train together, and the device of this one.
     """
 
     def __init__(
         self, config: VLAEConfig, schedule: Schedule, folder: Path, start: Path | VLAE | None = None,
-        device: str = "cpu",
+        processes: Processes | None = None,
     ) -> None:  # fmt: skip
         torch.manual_seed(schedule.seed)
         side = VLAEConfig.Z_PATCH
@@ -280,7 +294,10 @@ class Trainer:
                 f"training: crop is {schedule.crop}, expected a multiple of {side}, the side of a square of z"
             )
         self.config, self.schedule, self.folder = config, schedule, folder
-        self.device = torch.device(device)
+        self.processes = processes or Processes()
+        if schedule.batch < self.processes.count:
+            raise VlaeError(f"training: batch is {schedule.batch}, expected one for each of {self.processes.count}")
+        self.device = torch.device(self.processes.device)
         self.model = VLAE(config).to(self.device)
         self.average = VLAE(config).to(self.device)
         self.average.load_state_dict(self.model.state_dict())
@@ -308,7 +325,9 @@ class Trainer:
         return self.folder / "checkpoint.pt"
 
     def save(self) -> None:
-        """Write the checkpoint beside its final name, then rename."""
+        """Write the checkpoint beside its final name, then rename; the first process does it for all."""
+        if self.processes.number:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "config": self.config.to_json(),
@@ -355,19 +374,18 @@ class Trainer:
         self.weight = state.get("weight", 1.0)
 
     def _batches(self, sources: list[Path], last: int) -> Iterator[Crops] | Iterator[Tensor]:
-        schedule = self.schedule
+        schedule, number, count = self.schedule, self.processes.number, self.processes.count
         if self.config.image_size:
             images = np.concatenate([load_binary(path, self.config.image_size) for path in sources])
-            return binary_batches(images, schedule.batch, schedule.seed, self.step, last)
-        pictures = load_pictures(sources, schedule.crop)
-        return crop_loader(pictures, schedule.crop, schedule.batch, schedule.seed, self.step, last)
+            share = slice(number, None, count)
+            return binary_batches(images, schedule.batch, schedule.seed, self.step, last, share)
+        pictures, numbers = load_pictures(sources, schedule.crop), range(number, schedule.batch, count)
+        return crop_loader(CropStream(pictures, schedule.crop, numbers, schedule.seed, self.step, last))
 
     def _loss(self, batch: Crops | Tensor) -> tuple[Tensor, float, float, float]:
         if isinstance(batch, Crops):
-            return loss_of(self.model, batch, self.schedule, self.step, self.device)
-        result = loss_of_images(self.model, batch, self.schedule, self.step, self.device, self.weight)
-        self.weight = next_weight(self.weight, result[2], self.schedule, self.config.z_channels)
-        return result
+            return loss_of(self.model, batch, self.schedule, self.step, self.processes)
+        return loss_of_images(self.model, batch, self.schedule, self.step, self.processes, self.weight)
 
     def run(
         self, sources: list[Path], report: Callable[[Report], None], save_every: int = 500, until: int | None = None
@@ -387,23 +405,30 @@ class Trainer:
         self.model.train()
         with interruption_held() as interrupted, subnormals_flushed():
             for batch in batches:
-                means = 0.99 * means + self._train_on(batch)
+                # Each process may have been told to stop after another step: all stop after the first that was.
+                *parts, stop = self._totals([*self._train_on(batch), float(interrupted())])
+                if self.config.image_size:
+                    self.weight = next_weight(self.weight, parts[1], schedule, self.config.z_channels)
+                means = 0.99 * means + np.array(parts)
                 weight_sum = 0.99 * weight_sum + 1.0
                 self.seconds = before + time.monotonic() - begun
                 speed = (self.step - first) * schedule.batch / (self.seconds - before)
                 pixels, kl, error = (means / weight_sum).tolist()
                 report(Report(self.step, pixels, kl, error, speed))
-                stop = interrupted()
                 if self.step % save_every == 0 or self.step == last or stop:
                     self.save()
                 if stop:
                     raise KeyboardInterrupt(f"interrupted; step {self.step} is saved, the same command goes on from it")
 
-    def _train_on(self, batch: Crops | Tensor) -> NDArray[np.float64]:
+    def _totals(self, parts: list[float]) -> list[float]:
+        """Sums over the processes."""
+        return self.processes.total(torch.tensor(parts, device=self.device)).tolist()
+
+    def _train_on(self, batch: Crops | Tensor) -> list[float]:
         """One step of the optimisers and of the average; what `_loss` says of pixels, KL and error."""
         schedule = self.schedule
-        # One seed a step, so that a resumed run draws the same noise as one that was never stopped.
-        torch.manual_seed(schedule.seed * 1_000_003 + self.step)
+        # One seed a step, so that a resumed run draws the same noise as one that was never stopped; and a process.
+        torch.manual_seed(schedule.seed * 1_000_003 + self.step + (self.processes.number << 40))
         for optimizer in self.optimizers:
             rate = schedule.matrix_rate if isinstance(optimizer, Muon) else schedule.rate
             for group in optimizer.param_groups:
@@ -412,6 +437,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         objective.backward()
+        self.processes.add_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -421,4 +447,4 @@ class Trainer:
         with torch.no_grad():
             for mine, other in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mine.lerp_(other, 1.0 - keep)
-        return np.array(parts)
+        return parts

@@ -239,9 +239,11 @@ def test_gradient_predictor() -> None:
 
 def test_batches_depend_on_seed_and_number_alone(folder: Path) -> None:
     pictures = load_pictures([folder], 32)
-    whole = list(CropStream(pictures, 32, 4, 7, 0, 6))
-    later = list(CropStream(pictures, 32, 4, 7, 4, 6))
-    other = list(CropStream(pictures, 32, 4, 8, 4, 6))
+    whole = list(CropStream(pictures, 32, range(4), 7, 0, 6))
+    later = list(CropStream(pictures, 32, range(4), 7, 4, 6))
+    other = list(CropStream(pictures, 32, range(4), 8, 4, 6))
+    (share,) = CropStream(pictures, 32, range(1, 4, 2), 7, 4, 5)
+    assert torch.equal(share.x, whole[4].x[1::2])
     assert torch.equal(whole[4].x, later[0].x)
     assert torch.equal(whole[5].low, later[1].low)
     assert not torch.equal(other[0].x, later[0].x)
