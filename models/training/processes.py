@@ -19,7 +19,7 @@ from vlae_codec.errors import VlaeError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's number among so many; by default it is alone."""
+    """The number of this process among so many; by default it is alone."""
 
     number: int = 0
     count: int = 1
