@@ -405,8 +405,7 @@ class Trainer:
         self.model.train()
         with interruption_held() as interrupted, subnormals_flushed():
             for batch in batches:
-                # Each process may have been told to stop after another step: all stop after the first that was.
-                *parts, stop = self._totals([*self._train_on(batch), float(interrupted())])
+                parts = self._totals(self._train_on(batch))
                 if self.config.image_size:
                     self.weight = next_weight(self.weight, parts[1], schedule, self.config.z_channels)
                 means = 0.99 * means + np.array(parts)
@@ -415,6 +414,8 @@ class Trainer:
                 speed = (self.step - first) * schedule.batch / (self.seconds - before)
                 pixels, kl, error = (means / weight_sum).tolist()
                 report(Report(self.step, pixels, kl, error, speed))
+                # Each process may hear of it after another step: all stop after the first that does.
+                stop = self._totals([float(interrupted())]) != [0.0]
                 if self.step % save_every == 0 or self.step == last or stop:
                     self.save()
                 if stop:

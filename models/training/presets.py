@@ -46,6 +46,11 @@ PRESETS = {
         VLAEConfig(blocks=7, depthwise=True, z_channels=32, z_groups=4),
         Schedule(batch=4, crop=96, rate=5e-3, free_bits=0.0, distortion=8e-4, z_dropout=0.05),
     ),
+    "fast": Preset(
+        "photographs: a small decoder without z",
+        VLAEConfig(channels=32, blocks=4, depthwise=True, mixtures=3, z_channels=0),
+        Schedule(batch=4, crop=96, rate=5e-3),
+    ),
     "vlae": _vlae("28x28 binary images: AF prior, local PixelCNN, KL annealing"),
     "vae": _vlae("the standard VAE: factorised decoder, Gaussian prior", prior="gaussian", **_window(0)),
     "iaf-vae": _vlae("factorised decoder, IAF posterior", prior="gaussian", posterior="iaf", **_window(0)),
