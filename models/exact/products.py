@@ -1,12 +1,13 @@
 """Sums of products of int16 as vector instructions, which numba does not make of a loop by itself.
 
-LLVM is given what it makes pmaddwd of, or VNNI's vpdpwssd, which multiply twice and four times as many int16 as others
-do float32. It is said in terms that mean the same on every processor, and int32 holds every sum, so the integers are
-the same everywhere. `pack` and `pack_depthwise` bring weights into the order that the instructions want.
+LLVM is given what it makes pmaddwd of, or VNNI's vpdpwssd, which multiplies and adds up twice as many int16 at once as
+others do float32. It is said in terms that mean the same on every processor, and int32 holds every sum, so the integers
+are the same everywhere. `pack` and `pack_depthwise` bring weights into the order that the instructions want.
 """
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -130,8 +131,9 @@ def _tile(rows: int, halves: int) -> Callable[..., None]:
             # Else LLVM, which knows no better of Intel's, parts the instruction again: two thirds of the rate. To
             # choose for one processor rather than another changes no result. The attribute is not one that llvmlite
             # lists, and would be lost if the function were part of another.
-            set.add(builder.function.attributes, '"tune-cpu"="znver4"')
-            set.add(builder.function.attributes, "noinline")
+            with contextlib.suppress(TypeError):
+                set.add(builder.function.attributes, '"tune-cpu"="znver4"')
+            builder.function.attributes.add("noinline")
         pairs, outputs, _ = weights.shape
         numbers = [builder.add(first, _I64(row)) for row in range(rows)]
         words = _I32.as_pointer()

@@ -31,7 +31,7 @@ from .parts import add_outer, back_rows, forward_rows, forward_sum, put_together
 from .wavefront import pop_step
 
 #: As `wavefront._TAKEN_FROM`, of coding/gradient.py, coding/parts.py and coding/wavefront.py too.
-_TAKEN_FROM = "e38b7a8982d4fe42"
+_TAKEN_FROM = "026c61f5feac2972"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10

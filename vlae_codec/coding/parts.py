@@ -14,7 +14,7 @@ from numba import njit
 from vlae_codec.models.exact.products import product_rows
 
 #: First digits of the SHA-256 of models/exact/products.py, see wavefront.py.
-_TAKEN_FROM = "2f0835d946dba83e"
+_TAKEN_FROM = "1092a63fea8bcb78"
 
 #: Bits of a lower part, less its sign: 256 activations below 2^11 times parts of weights up to 2^12, 256 of them times
 #: parts of gradients up to 2^10, and 192 parts of gradients times parts of weights sum up to less than 2^31.
