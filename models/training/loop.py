@@ -10,8 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from .binary import binary_batches, load_binary
 from .data import Crops, CropStream, crop_loader, load_pictures
 from .muon import Muon
 from .processes import Processes
+from .stopping import interruption_held
 
 #: What of the synthesis of photographs is made for the local decoder alone.
 FOR_DECODER = ("weights.5", "biases.5", "weights.6", "biases.6")
@@ -99,30 +98,6 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """The settings whose values differ, such as ``steps was 30, is 31 now``; nothing if none do."""
     names = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
     return "; ".join(f"{name} was {before.get(name)}, is {now.get(name)} now" for name in names)
-
-
-@contextmanager
-def interruption_held() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back and tell whether it came; a second one interrupts at once.
-
-    Elsewhere than in the main thread of a program that has Python's own answer to Ctrl-C, this does nothing.
-    """
-    came = False
-
-    def hold(number: int, frame: Any) -> None:
-        nonlocal came
-        came = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield lambda: came
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
