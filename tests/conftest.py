@@ -123,3 +123,13 @@ def png_16_bit_rgb() -> bytes:
     rows = b"".join(b"\0" + np.arange(12, dtype=">u2").tobytes() for _ in range(4))
     header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of small photographs to train on."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for i in range(3):
+        Image.fromarray(picture("smooth", 128, 140, i)).save(path / f"{i}.png")
+    return path

@@ -31,7 +31,7 @@ from .loops import (
 from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "f29751155d9e015a"
+_TAKEN_FROM = "f7adccaa6def7ebd"
 
 #: Pixels that go through the network together: few enough for the cache, and rows enough beside those above them, which
 #: are copied from band to band.

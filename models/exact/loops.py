@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  numba's matrix products, loaded before their threads are limited
 from numba import config as numba_config
 from numba import njit, set_num_threads
 from numpy.typing import NDArray
@@ -33,11 +32,6 @@ CHUNK = 256
 Floats = NDArray[np.float32]
 Weights = NDArray[np.int16]
 _threadpools = ThreadpoolController()
-
-
-def single_threaded_products() -> Any:
-    """A context in which a matrix product starts no threads: the loops around it already run on all of them."""
-    return _threadpools.limit(limits=1, user_api="blas")
 
 
 def set_threads(count: int) -> None:

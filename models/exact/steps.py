@@ -25,7 +25,7 @@ from .loops import (
 from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "f29751155d9e015a"
+_TAKEN_FROM = "f7adccaa6def7ebd"
 
 #: Columns of each row whose activations are kept: the neighbours that the rows below still want lag behind by at most
 #: 2 * skew + 2 columns, and a power of two makes the place of a column a mask.

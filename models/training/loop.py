@@ -196,8 +196,8 @@ def loss_of(
     objective = pixels + schedule.distortion * math.log(2.0) / 3.0 * elbo.error.mean() / whole
     if with_z:
         patches = (x.shape[2] // VLAEConfig.Z_PATCH) * (x.shape[3] // VLAEConfig.Z_PATCH)
-        with_it = torch.tensor(float(len(x))) if use_z is None else use_z.sum().float()
-        free = schedule.free_bits * float(processes.total(with_it)) * patches
+        assert use_z is not None
+        free = schedule.free_bits * float(processes.total(use_z.sum())) * patches
         paid = _not_free(elbo.kl.sum(0), free, processes).sum() / subpixels
         objective = objective + min(1.0, (step - schedule.z_from + 1) / max(schedule.kl_warmup, 1)) * paid
     return objective, nats_to_bits(pixels.item()), nats_to_bits(kl.item()), float(elbo.error.detach().mean()) / whole

@@ -60,11 +60,11 @@ def joined(device: str) -> Iterator[Processes]:
     VlaeError
         If the processes cannot find each other.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not dist.is_torchelastic_launched():
         yield Processes(device=device)
         return
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     try:

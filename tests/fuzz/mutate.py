@@ -520,16 +520,16 @@ def mutant(subject: Subject, rng: random.Random, others: list[Subject]) -> tuple
 
 
 @contextmanager
-def limits(seconds: float = SECONDS) -> Iterator[None]:
-    """`TooSlow` after so many seconds, and `WrongResult` where more than `BYTES` were taken."""
+def limits() -> Iterator[None]:
+    """`TooSlow` after `SECONDS`, and `WrongResult` where more than `BYTES` were taken."""
 
     def late(number: int, frame: Any) -> None:
-        raise TooSlow(f"took more than {seconds} s")
+        raise TooSlow(f"took more than {SECONDS} s")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Processor time, as a busy machine is no fault of the file's.
     signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:

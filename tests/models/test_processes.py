@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import binary_images, picture
-from PIL import Image
+from conftest import binary_images
 from vlae_codec.models.training.loop import Schedule, Trainer
 from vlae_codec.models.training.presets import preset
 from vlae_codec.models.training.processes import Processes
@@ -32,19 +31,10 @@ def train(processes: int, output: Path, *arguments: object) -> dict[str, torch.T
     return torch.load(output / "checkpoint.pt", weights_only=True)
 
 
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i in range(3):
-        Image.fromarray(picture("smooth", 80, 90, i)).save(folder / f"{i}.png")
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["photographs", "binary"])
-def test_two_processes_train_as_one(kind: str, photographs: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(kind: str, folder: Path, tmp_path: Path) -> None:
     # Three crops, two for the one and one for the other.
-    arguments = (*PHOTO, "--z-channels", "0", "--data", photographs, "--steps", "6", "--batch", "3")
+    arguments = (*PHOTO, "--z-channels", "0", "--data", folder, "--steps", "6", "--batch", "3")
     if kind == "binary":
         np.save(tmp_path / "digits.npy", binary_images(20, 28))
         arguments = ("--config", "pixelcnn", "--data", tmp_path / "digits.npy", "--steps", "6", "--batch", "5")
@@ -54,13 +44,19 @@ def test_two_processes_train_as_one(kind: str, photographs: Path, tmp_path: Path
         torch.testing.assert_close(two["average"][name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_two_processes_train_z_and_go_on_from_their_checkpoint(photographs: Path, tmp_path: Path) -> None:
-    arguments = (*PHOTO, "--z-channels", "4", "--z-width", "24", "--data", photographs, "--steps", "6", "--batch", "4")
+def test_two_processes_train_z_and_go_on_from_their_checkpoint(folder: Path, tmp_path: Path) -> None:
+    arguments = (*PHOTO, "--z-channels", "4", "--z-width", "24", "--data", folder, "--steps", "6", "--batch", "4")
     whole = train(2, tmp_path / "whole", *arguments)
     train(2, tmp_path / "parts", *arguments, "--until", "3")
     parts = train(2, tmp_path / "parts", *arguments)
     for name, value in whole["model"].items():
         torch.testing.assert_close(parts["model"][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_other_launchers_change_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "none of ours")
+    arguments = (*PHOTO, "--z-channels", "0", "--data", folder, "--steps", "1", "--batch", "1")
+    assert train(1, tmp_path / "run", *arguments)["step"] == 1
 
 
 def test_a_batch_has_something_for_every_process(tmp_path: Path) -> None:

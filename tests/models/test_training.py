@@ -31,15 +31,6 @@ SMALL = VLAEConfig(channels=8, blocks=1, mixtures=2, z_channels=2, z_hidden=8)
 SHORT = Schedule(steps=30, warmup=3, decay=10, batch=2, crop=32, z_from=10, bfloat16=False, average=0.9)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "pictures"
-    path.mkdir()
-    for i in range(3):
-        Image.fromarray(picture("smooth", 128, 140, i)).save(path / f"{i}.png")
-    return path
-
-
 def train(
     folder: Path, output: Path, until: int | None = None, schedule: Schedule = SHORT
 ) -> tuple[Trainer, list[Report]]:

@@ -31,7 +31,7 @@ from .parts import add_outer, back_rows, forward_rows, forward_sum, put_together
 from .wavefront import pop_step
 
 #: As `wavefront._TAKEN_FROM`, of coding/gradient.py, coding/parts.py and coding/wavefront.py too.
-_TAKEN_FROM = "026c61f5feac2972"
+_TAKEN_FROM = "e09dd8c3c0f6db8d"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10

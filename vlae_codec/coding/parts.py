@@ -16,7 +16,7 @@ from vlae_codec.models.exact.products import product_rows
 #: First digits of the SHA-256 of models/exact/products.py, see wavefront.py.
 _TAKEN_FROM = "1092a63fea8bcb78"
 
-#: Bits of a lower part, less its sign: 256 activations below 2^11 times parts of weights up to 2^12, 256 of them times
+#: Bits of a lower part with its sign: 256 activations below 2^11 times parts of weights up to 2^12, 256 of them times
 #: parts of gradients up to 2^10, and 192 parts of gradients times parts of weights sum up to less than 2^31.
 WEIGHT_BITS, GRADIENT_BITS = 13, 11
 
@@ -110,7 +110,7 @@ def transpose(rows, count, columns):
 
 @njit(cache=True)
 def add_outer(columns, parts, count, words, sums, into):
-    """Add to ``into``, float64 (inputs + 1, outputs), the sums over rows of inputs times gradients.
+    """Add to ``into`` the sums over rows of inputs times gradients.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def add_outer(columns, parts, count, words, sums, into):
         How many rows.
     words, sums : arrays of int32
         Room: (rows / 2, rounded outputs), and (2, inputs, rounded outputs).
-    into : array of float64, shape (inputs, outputs)
+    into : array of float64, shape (at least inputs, outputs)
     """
     pairs = (count + 1) >> 1
     for part in range(2):

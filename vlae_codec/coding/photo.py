@@ -19,7 +19,7 @@ from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.bands import ParallelPass
 from vlae_codec.models.exact.integer import IntegerModel
-from vlae_codec.models.exact.loops import network_arrays, single_threaded_products
+from vlae_codec.models.exact.loops import network_arrays
 from vlae_codec.models.exact.networks import PriorPass
 from vlae_codec.models.exact.steps import Area, Caches
 from vlae_codec.models.exact.synthesis import SynthesisPass
@@ -298,8 +298,7 @@ class PhotoCoder:
         heads = adapt.Heads.of(self.model, stage.count, width, get_num_threads())
         left, done = stage.count * width - int(half[-1]), 0
         for begin, end in strides(steps):
-            with single_threaded_products():
-                adapt.adapting_intervals(heads, active, area, alphabet, intervals, begin, end)
+            adapt.adapting_intervals(heads, active, area, alphabet, intervals, begin, end)
             now = left * end // steps
             progress(now - done)
             done = now
@@ -326,15 +325,14 @@ class PhotoCoder:
             heads = adapt.Heads.of(self.model, stage.count, width, get_num_threads())
         done = 0
         for begin, end in strides(steps):
-            with single_threaded_products():
-                if canvas.adapts:
-                    enough = adapt.pop_adapting(
-                        self.arrays, message.stack, area, features, caches, heads, alphabet, (begin, end)
-                    )
-                else:
-                    enough = wavefront.pop_wavefront(
-                        self.arrays, message.stack, area, features, caches, alphabet, begin, end
-                    )
+            if canvas.adapts:
+                enough = adapt.pop_adapting(
+                    self.arrays, message.stack, area, features, caches, heads, alphabet, (begin, end)
+                )
+            else:
+                enough = wavefront.pop_wavefront(
+                    self.arrays, message.stack, area, features, caches, alphabet, begin, end
+                )
             latent.check_enough(enough)
             now = stage.count * width * end // steps
             progress(now - done)
