@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # its defaults would hold on to the processes' group, if it came after them
 from torch import Tensor, nn
 
 from vlae_codec.errors import VlaeError
