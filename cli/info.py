@@ -98,6 +98,7 @@ def _image_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("model", f"{what['model'] or 'not known here'} ({what['model_id']}), window {seen}"))
         stages = ", ".join(f"{stage['rows']} rows {stage['z']}" for stage in what["stages"])
         learning = ", the model learns from each" if what["adapts"] else ""
-        rows.append(("stages", f"{stages}{learning}; {what['lanes']} lanes"))
+        messages = f"{what['messages']} messages of " if what["messages"] > 1 else ""
+        rows.append(("stages", f"{stages}{learning}; {messages}{what['lanes']} lanes"))
     rows.append(("file", f"{what['file_bytes']} bytes, {what['bits_per_subpixel']:.4f} bits per subpixel"))
     return rows

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from vlae_codec.entropy.ans import Message
+    from vlae_codec.entropy.ans import Message, Messages
 
 #: Most images in a stage of a chain. They go through the networks together, step by step when decoding.
 MAX_BATCH = 256
@@ -166,6 +166,6 @@ class Timer:
 class Coded(NamedTuple):
     """What an encoder gives: the message, the stages in the order in which they decode, and what they cost."""
 
-    message: Message
+    message: Message | Messages
     stages: list[Stage]
     costs: Costs

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from conftest import KINDS, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vlae_codec.models.exact.loops import set_threads
 
 from vlae_codec import Model
-from vlae_codec.coding.photo import PhotoCoder, lanes_for
+from vlae_codec.coding.photo import PhotoCoder, lanes_for, message_for
 from vlae_codec.coding.wavefront import Alphabet
-from vlae_codec.entropy.ans import Message
+from vlae_codec.entropy.ans import Message, Messages
 from vlae_codec.errors import CorruptFile
 from vlae_codec.stages import Stage, StageKind, affordable_rows, wavefront
+
+
+def copied(message: Message | Messages) -> Message | Messages:
+    """A message as it is read from a file."""
+    if isinstance(message, Messages):
+        return Messages.unflatten(message.flatten(), message.lanes, message.lengths[:-1])
+    return Message.unflatten(message.flatten(), message.lanes)
+
 
 STAGE_KINDS = st.sampled_from(list(StageKind))
 
@@ -23,13 +34,62 @@ def check_image(coder: PhotoCoder, image: np.ndarray, z_kind: StageKind, channel
     alphabet = Alphabet.of(image, channels)
     message, stages, costs = coder.encode(image, alphabet, z_kind)
     words = message.flatten()
-    copy = Message.unflatten(words, message.lanes)
-    again, _ = coder.decode(copy, image.shape[:2], alphabet, stages)
+    again, _ = coder.decode(copied(message), image.shape[:2], alphabet, stages)
     assert np.array_equal(again, image)
     assert [stages[0].first, *[s.last for s in stages]] == [*[s.first for s in stages], len(image)]
     # The words hold the ELBO; each lane keeps up to 64 bits.
-    assert -1e-6 <= 32 * len(words) - costs.elbo <= 64 * message.lanes + 1e-3 * costs.elbo
+    lanes = len(message.lengths) * message.lanes
+    assert -1e-6 <= 32 * len(words) - costs.elbo <= 64 * lanes + 1e-3 * costs.elbo
     return stages
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 60), st.integers(1, 70), st.sampled_from(KINDS), st.integers(1, 9), st.integers(1, 4),
+    st.sampled_from([1, 2]), st.booleans(),
+)  # fmt: skip
+def test_several_messages(
+    any_tiny_model: Model, height: int, width: int, kind: str, count: int, lanes: int, threads: int, adapts: bool
+) -> None:
+    image, coder = picture(kind, height, width), any_tiny_model.photographs
+    alphabet = Alphabet.of(image, 1 if kind == "grey" else 3)
+    set_threads(threads)
+    try:
+        with (
+            patch("vlae_codec.coding.photo.message_for", lambda *_: Messages(count, lanes)),
+            patch("vlae_codec.coding.photo.STAGE_PIXELS", 1600),
+        ):
+            message, stages, costs = coder.encode(image, alphabet, StageKind.WITHOUT_Z, adapts=adapts)
+        again, _ = coder.decode(copied(message), image.shape[:2], alphabet, stages, adapts=adapts)
+    finally:
+        set_threads(2)
+    assert np.array_equal(again, image)
+    bits = 32 * len(message.flatten())
+    assert -1e-6 <= bits - costs.elbo <= 64 * count * lanes + 1e-3 * costs.elbo
+
+
+def test_large_images_have_several_messages_unless_z_is_drawn() -> None:
+    assert message_for(3 * 400 * 300, StageKind.WITHOUT_Z).lengths == [4] * 8
+    assert message_for(3 * 400 * 300, StageKind.BITS_BACK).lengths == [32]
+    assert message_for(3 * 64 * 64, StageKind.WITHOUT_Z).lengths == [2]
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_each_message_must_hold_its_share(tiny_model: Model, part: int) -> None:
+    image, coder = picture("smooth", 40, 50), tiny_model.photographs
+    alphabet = Alphabet.of(image, 3)
+    with patch("vlae_codec.coding.photo.message_for", lambda *_: Messages(3, 2)):
+        message, stages, _ = coder.encode(image, alphabet, StageKind.WITHOUT_Z)
+    words, lengths = message.flatten(), message.lengths
+    end = sum(lengths[: part + 1])
+    lengths[part] -= 1
+    short = Messages.unflatten(np.delete(words, end - 1), 2, lengths[:-1])
+    with pytest.raises(CorruptFile, match="too soon"):
+        coder.decode(short, image.shape[:2], alphabet, stages)
+    lengths[part] += 2
+    long = Messages.unflatten(np.insert(words, end, 5), 2, lengths[:-1])
+    with pytest.raises(CorruptFile, match="left over"):
+        coder.decode(long, image.shape[:2], alphabet, stages)
 
 
 @settings(max_examples=60)
@@ -125,7 +185,7 @@ def test_pixels_that_are_known_need_no_network(tiny_model: Model, kind: StageKin
     alphabet = Alphabet.of(image, channels)
     done: list[int] = []
     message, stages, costs = coder.encode(image, alphabet, kind, done.append)
-    again, spent = coder.decode(Message.unflatten(message.flatten(), message.lanes), (height, width), alphabet, stages)
+    again, spent = coder.decode(copied(message), (height, width), alphabet, stages)
     assert np.array_equal(again, image)
     assert costs.pixels == 0
     assert sum(done) == height * width

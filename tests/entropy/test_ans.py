@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlae_codec.entropy.ans import HEAD_MIN, Message
+from vlae_codec.entropy.ans import HEAD_MIN, Message, Messages
 from vlae_codec.errors import CorruptFile, EmptyMessage
 
 VECTORS = np.load(Path(__file__).parent.parent / "data" / "craystack_rans.npz")
@@ -87,3 +87,26 @@ def test_size_is_the_information_in_it() -> None:
     for _ in range(1000):
         message.push([7, 7, 7, 7], [1, 1, 1, 1], 6)
     assert message.bits() == pytest.approx(4 * 6 * 1000, rel=1e-3)
+
+
+def test_several_messages_are_read_as_written() -> None:
+    messages = Messages(3, 2)
+    assert messages.empty
+    messages.reserve(np.array([5, 0, 2]))
+    heads, words, begins, sizes = messages.stacks
+    heads[:] = HEAD_MIN + np.arange(6, dtype=np.uint64).reshape(3, 2)
+    words[begins[0] : begins[0] + 5] = [1, 2, 3, 4, 5]
+    words[begins[2] : begins[2] + 2] = [6, 7]
+    sizes[:] = 5, 0, 2
+    messages.reserve(np.array([1, 9, 0]))
+    assert messages.lengths == [9, 4, 6]
+    flat = messages.flatten()
+    each = [Message.unflatten(part, 2) for part in np.split(flat, [9, 13])]
+    assert [one.words.tolist() for one in each] == [[1, 2, 3, 4, 5], [], [6, 7]]
+    again = Messages.unflatten(flat, 2, messages.lengths[:-1])
+    assert again.lengths == messages.lengths
+    assert np.array_equal(again.flatten(), flat)
+    assert not again.empty
+    for lengths in ([9, 3], [9, 7], [20, 4], [9, 4, 6]):
+        with pytest.raises(CorruptFile, match=r"expected at least|head outside"):
+            Messages.unflatten(flat, 2, lengths)

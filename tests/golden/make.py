@@ -22,7 +22,8 @@ from vlae_codec.models.training.export import measure_binary_ranges, measure_ran
 from vlae_codec.models.vlae import VLAE  # noqa: E402
 
 import vlae_codec  # noqa: E402
-from vlae_codec.coding import adapt  # noqa: E402
+from vlae_codec.coding import adapt, photo  # noqa: E402
+from vlae_codec.entropy.ans import Messages  # noqa: E402
 from vlae_codec.formats import lossy, single  # noqa: E402
 from vlae_codec.formats.archive_writer import archive_array  # noqa: E402
 from vlae_codec.formats.source import compress_file  # noqa: E402
@@ -74,6 +75,12 @@ def write_adapting(name: str, image: Image.Image, model: vlae_codec.Model) -> No
         (HERE / f"{name}-lake-adapting.vlae").write_bytes(vlae_file(image, StageKind.WITHOUT_Z, model))
 
 
+def write_several(name: str, image: Image.Image, model: vlae_codec.Model) -> None:
+    """A file of heads that learn in three messages of two lanes, as if the picture were large enough for that."""
+    with patch.object(adapt, "FEWEST", 1), patch.object(photo, "message_for", lambda *_: Messages(3, 2)):
+        (HERE / f"{name}-lake-several.vlae").write_bytes(vlae_file(image, StageKind.WITHOUT_Z, model))
+
+
 def write_sources() -> None:
     """Image files, and what they are compressed to: a file of each form in which they are made again, or stored."""
     from images.corpus import CORPUS, deflated_elsewhere, grey
@@ -108,6 +115,7 @@ def main() -> None:
         path.write_bytes(to_integers(model, measure_ranges(model, crops)).to_bytes())
         loaded = vlae_codec.load_model(path, "cpu")
         write_adapting(name, part, loaded)
+        write_several(name, part, loaded)
         stage_kinds = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]
         for kind in ("smooth", "gaps", "grey"):
             image = Image.fromarray(picture(kind, 83, 50, seed=5))

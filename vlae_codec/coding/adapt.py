@@ -28,10 +28,10 @@ from vlae_codec.models.plan import ACTIVATION_MAX, output_limits, output_units
 
 from .gradient import pixel_gradient
 from .parts import add_outer, back_rows, forward_rows, forward_sum, put_together, split_rows, split_weights, transpose
-from .wavefront import pop_step
+from .wavefront import pop_messages, share_of
 
 #: As `wavefront._TAKEN_FROM`, of coding/gradient.py, coding/parts.py and coding/wavefront.py too.
-_TAKEN_FROM = "e09dd8c3c0f6db8d"
+_TAKEN_FROM = "fbe040665db7b3b2"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -209,9 +209,8 @@ def _round_outputs(params, limits, unit, found, gradient, back):
 def _share(heads, area, thread, t):
     """First and last-plus-one of a thread's share of step t's rows, and the step's first; no rows where none is."""
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    count, threads = max(last - first, 0), heads.first_sums.shape[0]
-    each = (count + threads - 1) // threads
-    return first + min(thread * each, count), first + min((thread + 1) * each, count), first
+    low, high = share_of(thread, heads.first_sums.shape[0], last - first)
+    return first + low, first + high, first
 
 
 @njit(cache=True)
@@ -230,10 +229,8 @@ def _teach_share(heads, area, alphabet, intervals, thread, t):
 
 
 @njit(cache=True)
-def _head_share(heads, area, thread, t):
-    """Both layers on a thread's share of step t."""
-    low, high, first = _share(heads, area, thread, t)
-    begin, end = low - first, high - first
+def _head_share(heads, thread, t, begin, end):
+    """Both layers on the pixels begin..end-1 of step t."""
     while begin < end:
         stop = min(begin + CHUNK, end)
         _head_rows(heads, thread, t & 1, begin, stop)
@@ -362,7 +359,8 @@ def _learn_and_take(heads, active, area, t):
 def _encode_step(heads, area, alphabet, intervals, t):
     """The intervals of step t."""
     for thread in prange(heads.first_sums.shape[0]):
-        _head_share(heads, area, thread, t)
+        low, high, first = _share(heads, area, thread, t)
+        _head_share(heads, thread, t, low - first, high - first)
         _teach_share(heads, area, alphabet, intervals, thread, t)
 
 
@@ -406,20 +404,45 @@ def _learn_and_run(net, area, features, caches, heads, alphabet, t):
             low = stop
 
 
+@njit(cache=True)
+def _decode_and_pop(stacks, heads, area, alphabet, thread, t):
+    """What the heads say of the pixels of a thread's messages, and those messages' pops."""
+    messages = len(stacks.sizes)
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    begin, end = share_of(thread, heads.first_sums.shape[0], messages)
+    low, _ = share_of(begin, messages, last - first)
+    high, _ = share_of(end, messages, last - first)
+    _head_share(heads, thread, t, low, high)
+    pop_messages(stacks, area, heads.params, t, alphabet, begin, end)
+
+
+@njit(cache=True, parallel=True)
+def _decode_and_pop_step(stacks, heads, area, alphabet, t):
+    """Step t where each thread has messages of its own."""
+    for thread in prange(heads.first_sums.shape[0]):
+        _decode_and_pop(stacks, heads, area, alphabet, thread, t)
+
+
 @njit(cache=True, parallel=True)
 def _decode_step(heads, area, t):
     """What the heads say of step t."""
     for thread in prange(heads.first_sums.shape[0]):
-        _head_share(heads, area, thread, t)
+        low, high, first = _share(heads, area, thread, t)
+        _head_share(heads, thread, t, low - first, high - first)
 
 
 @njit(cache=True)
-def pop_adapting(net, stack, area, features, caches, heads, alphabet, steps):
+def pop_adapting(net, stacks, area, features, caches, heads, alphabet, steps):
     """`wavefront.pop_wavefront` with heads that learn; ``steps`` are the first and the last-plus-one."""
+    messages = len(stacks.sizes)
     for t in range(steps[0], steps[1]):
         _learn_and_run(net, area, features, caches, heads, alphabet, t)
         _update(heads, area, t - 1)
-        _decode_step(heads, area, t)
-        if not pop_step(stack, area, heads.params, t, alphabet):
+        if messages < heads.first_sums.shape[0]:
+            _decode_step(heads, area, t)
+            pop_messages(stacks, area, heads.params, t, alphabet, 0, messages)
+        else:
+            _decode_and_pop_step(stacks, heads, area, alphabet, t)
+        if stacks.sizes.min() < 0:
             return False
     return True

@@ -13,7 +13,7 @@ from vlae_codec.models.plan import MEAN_UNIT
 from .wavefront import frequency_below, mixture_components, sigmoid, sigmoid_argument
 
 #: As `wavefront._TAKEN_FROM`, of models/plan.py and coding/wavefront.py too.
-_TAKEN_FROM = "4446d613f5d63359"
+_TAKEN_FROM = "24cd68d17d17c060"
 
 _HALF = MEAN_STEPS // 2
 _UNIT = 1.0 / (1 << 16)

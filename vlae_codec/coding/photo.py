@@ -1,4 +1,4 @@
-"""Pixels to an ANS message and back: stages of bits-back over a wavefront of pixels."""
+"""Pixels to ANS messages and back: stages of bits-back over a wavefront of pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numba import get_num_threads
 from numpy.typing import NDArray
 
 from vlae_codec.entropy import cdf
-from vlae_codec.entropy.ans import Message
+from vlae_codec.entropy.ans import Message, Messages
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals
 from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.config import VLAEConfig
@@ -33,9 +33,23 @@ from .wavefront import Alphabet
 STAGE_PIXELS = 1 << 21
 
 
+#: Lanes of all but small images.
+MOST_LANES = 16
+#: Messages of an image that has all lanes, unless z is drawn from one: as many threads may pop at once.
+MESSAGES = 8
+
+
 def lanes_for(subpixels: int) -> int:
     """Number of lanes for an image: each costs about four bytes, and more keep the processor busier."""
-    return max(1, min(16, subpixels // 8192))
+    return max(1, min(MOST_LANES, subpixels // 8192))
+
+
+def message_for(subpixels: int, kind: StageKind) -> Message | Messages:
+    """Empty messages for an image: several cost about three bytes each beside their lanes."""
+    lanes = lanes_for(subpixels)
+    if lanes < MOST_LANES or kind is not StageKind.WITHOUT_Z:
+        return Message(lanes)
+    return Messages(MESSAGES, lanes // MESSAGES)
 
 
 class Canvas(NamedTuple):
@@ -104,13 +118,14 @@ class PhotoCoder:
         The message, the stages from the top of the image down, and what they cost.
         """
         height, width = image.shape[:2]
-        message = Message(lanes_for(height * width * alphabet.channels))
         canvas = Canvas(image, alphabet, Costs(), progress, adapts)
         patch = VLAEConfig.Z_PATCH
         most = max(1, STAGE_PIXELS // (patch * width))
         if patch * width > STAGE_PIXELS:
             kind = StageKind.WITHOUT_Z
+        message = message_for(height * width * alphabet.channels, kind)
         if kind is StageKind.BITS_BACK:
+            assert isinstance(message, Message)
             return Coded(message, self._encode_in_turn(message, canvas, most), canvas.costs)
         stages = [Stage(top, min(top + most * patch, height), kind) for top in range(0, height, most * patch)]
         for stage in reversed(stages):
@@ -172,7 +187,7 @@ class PhotoCoder:
         return stages
 
     def decode(
-        self, message: Message, shape: tuple[int, int], alphabet: Alphabet, stages: list[Stage],
+        self, message: Message | Messages, shape: tuple[int, int], alphabet: Alphabet, stages: list[Stage],
         progress: Progress = no_progress, adapts: bool = False,
     ) -> tuple[NDArray[np.uint8], Costs]:  # fmt: skip
         """Undo `encode`. The message is used up; `CorruptFile` if something is left of it or it runs dry.
@@ -241,12 +256,12 @@ class PhotoCoder:
             features = self.synthesis.features(z[0], stage.count, canvas.image.shape[1])
             timer("z")
 
-        def push(message: Message, rows: NDArray[np.uint8]) -> None:
+        def push(message: Message | Messages, rows: NDArray[np.uint8]) -> None:
             before = costs.pixels
             intervals = self._intervals(canvas, stage, features)
             self._push_intervals(message, intervals, costs.pixels - before, costs)
 
-        def pop(message: Message) -> NDArray[np.uint8]:
+        def pop(message: Message | Messages) -> NDArray[np.uint8]:
             if alphabet.certain:
                 values = alphabet.values[: alphabet.channels, 0]
                 canvas.rows(stage)[:] = values
@@ -305,16 +320,24 @@ class PhotoCoder:
         costs.pixels += Intervals(*intervals).bits()
         timer("cdf")
 
-    def _push_intervals(self, message: Message, intervals: Intervals, bits: float, costs: Costs) -> None:
+    def _push_intervals(self, message: Message | Messages, intervals: Intervals, bits: float, costs: Costs) -> None:
         """Push a stage's subpixels, which take so many bits."""
         timer = Timer(costs)
         # A head grows by a symbol's bits and by what rounding adds, which is less than 2^-7 of it as a head is at least
         # 2^7 times a frequency: under 0.012 bits a symbol.
-        message.reserve(math.ceil((bits + 0.012 * intervals.starts.size) / 32) + 2 * message.lanes)
-        wavefront.push_wavefront(message.stack, intervals, self.config.skew)
+        beside = 0.012 * intervals.starts.size + 64.0 * message.lanes
+        if isinstance(message, Messages):
+            each = np.empty(len(message.lengths))
+            wavefront.message_bits(intervals.freqs, self.config.skew, each)
+            message.reserve(np.ceil((each + beside) / 32).astype(np.int64))
+        else:
+            message.reserve(math.ceil((bits + beside) / 32))
+        wavefront.push_wavefront(message.stacks, intervals, self.config.skew)
         timer("ans")
 
-    def _pop_pixels(self, message: Message, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None) -> None:
+    def _pop_pixels(
+        self, message: Message | Messages, canvas: Canvas, stage: Stage, features: NDArray[np.int16] | None
+    ) -> None:
         image, alphabet, costs, progress, _ = canvas
         timer, width = Timer(costs), image.shape[1]
         area, steps = self._area(image, stage)
@@ -327,11 +350,11 @@ class PhotoCoder:
         for begin, end in strides(steps):
             if canvas.adapts:
                 enough = adapt.pop_adapting(
-                    self.arrays, message.stack, area, features, caches, heads, alphabet, (begin, end)
+                    self.arrays, message.stacks, area, features, caches, heads, alphabet, (begin, end)
                 )
             else:
                 enough = wavefront.pop_wavefront(
-                    self.arrays, message.stack, area, features, caches, alphabet, begin, end
+                    self.arrays, message.stacks, area, features, caches, alphabet, begin, end
                 )
             latent.check_enough(enough)
             now = stage.count * width * end // steps

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, call-overload"
 """A stage's pixels in compiled loops: their intervals, and pushes and pops in wavefront order.
 
-Step t holds the pixels with x + skew * y == t, from the top down. A step's symbols are popped channel by channel, each
-channel as a vector over its pixels, pixel k with lane k mod lanes. All arithmetic is on integers.
+Step t holds the pixels with x + skew * y == t, from the top down; of M messages each codes its share of them, see
+`share_of`. A share's symbols are popped channel by channel, each channel as a vector over its pixels, pixel k with lane
+k mod lanes. All arithmetic is on integers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from vlae_codec.models.exact.steps import RING, network_rows, rows_of_step
 #: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and
 #: models/exact/steps.py; a test compares them. numba keeps compiled loops by the contents of this file alone, so it
 #: must change when what they take from elsewhere does.
-_TAKEN_FROM = "a58a34ef5d7f4ef0"
+_TAKEN_FROM = "a50bdc51eedc927d"
 
 _MASK = (1 << PRECISION) - 1
 _TOTAL = 1 << PRECISION
@@ -223,46 +224,97 @@ def pixel_intervals(params, image, top, alphabet, starts, freqs):
                     green = value - pred
 
 
+@njit(cache=True, inline="always")
+def share_of(part, parts, count):
+    """First and last-plus-one of the places 0..count - 1 that fall to one of several parts."""
+    return part * count // parts, (part + 1) * count // parts
+
+
 @njit(cache=True)
-def push_wavefront(stack, intervals, skew):
-    """Push a stage's intervals, arrays (rows, W, channels), so that they pop in wavefront order."""
+def _message_bits(freqs, skew, message, messages):
+    """Ideal code length of a message's share of intervals (rows, W, channels)."""
+    rows, width, channels = freqs.shape
+    bits = 0.0
+    for t in range(width + skew * (rows - 1)):
+        first, end = rows_of_step(t, skew, rows, width)
+        low, high = share_of(message, messages, end - first)
+        for y in range(first + low, first + high):
+            for channel in range(channels):
+                bits += PRECISION - np.log2(np.float64(freqs[y, t - skew * y, channel]))
+    return bits
+
+
+@njit(cache=True, parallel=True)
+def message_bits(freqs, skew, bits):
+    """Ideal code lengths of the shares of several messages, into ``bits``."""
+    for message in prange(len(bits)):
+        bits[message] = _message_bits(freqs, skew, message, len(bits))
+
+
+@njit(cache=True)
+def _push_message(stacks, intervals, skew, message):
+    """Push a message's share of a stage's intervals."""
     starts, freqs = intervals.starts, intervals.freqs
-    heads, words, size = stack.heads, stack.words, stack.size[0]
+    heads, words = stacks.heads[message], stacks.words[stacks.begins[message] :]
+    size, messages = stacks.sizes[message], len(stacks.sizes)
     rows, width, channels = starts.shape
     lanes = len(heads)
     for t in range(width + skew * (rows - 1) - 1, -1, -1):
         first, end = rows_of_step(t, skew, rows, width)
+        low, high = share_of(message, messages, end - first)
         for channel in range(channels - 1, -1, -1):
-            for y in range(end - 1, first - 1, -1):
-                lane = (y - first) % lanes
+            for k in range(high - low - 1, -1, -1):
+                y = first + low + k
                 x = t - skew * y
                 start, freq = np.uint64(starts[y, x, channel]), np.uint64(freqs[y, x, channel])
-                size = push_one(heads, lane, words, size, start, freq)
-    stack.size[0] = size
+                size = push_one(heads, k % lanes, words, size, start, freq)
+    stacks.sizes[message] = size
+
+
+@njit(cache=True, parallel=True)
+def push_wavefront(stacks, intervals, skew):
+    """Push a stage's intervals, arrays (rows, W, channels), so that they pop in wavefront order."""
+    for message in prange(len(stacks.sizes)):
+        _push_message(stacks, intervals, skew, message)
 
 
 @njit(cache=True)
-def pop_step(stack, area, params, t, alphabet):
-    """Pop step t's pixels into the image, given their parameters; returns whether the stack held enough."""
-    image, top, skew = area.image, area.top, area.skew
-    first, end = rows_of_step(t, skew, area.bottom - top, image.shape[1])
-    heads, words, size = stack.heads, stack.words, stack.size[0]
+def pop_messages(stacks, area, params, t, alphabet, begin, end):
+    """Pop the shares of the messages ``begin`` to ``end - 1`` of step t's pixels into the image.
+
+    ``params`` are those of the step's pixels. The size of a message that held too little becomes -1.
+    """
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    for message in range(begin, end):
+        low, high = share_of(message, len(stacks.sizes), last - first)
+        size = _pop_rows(stacks, message, area, params[low:high], t, alphabet, first + low)
+        stacks.sizes[message] = size
+        if size < 0:
+            return
+
+
+@njit(cache=True)
+def _pop_rows(stacks, message, area, params, t, alphabet, top):
+    """Pop so many pixels of step t as there are parameters, the first in row ``top``; the new size of the message."""
+    image, skew = area.image, area.skew
+    heads, words = stacks.heads[message], stacks.words[stacks.begins[message] :]
+    size = stacks.sizes[message]
     lanes, channels = len(heads), len(alphabet.counts)
     mixture = np.empty((3, params.shape[1] // 12), np.int64)
     for channel in range(channels):
         count = alphabet.counts[channel]
         middles = alphabet.middles[channel]
-        for y in range(first, end):
-            x = t - skew * y
-            lane = (y - first) % lanes
-            pred = predict(image, top + y, x, channel)
+        for k in range(len(params)):
+            lane = k % lanes
+            y, x = area.top + top + k, t - skew * (top + k)
+            pred = predict(image, y, x, channel)
             red = np.int64(0)
             green = np.int64(0)
             if channel > 0:
-                red = np.int64(image[top + y, x, 0]) - predict(image, top + y, x, 0)
+                red = np.int64(image[y, x, 0]) - predict(image, y, x, 0)
             if channel > 1:
-                green = np.int64(image[top + y, x, 1]) - predict(image, top + y, x, 1)
-            mixture_components(params[y - first], channel, pred, red, green, mixture)
+                green = np.int64(image[y, x, 1]) - predict(image, y, x, 1)
+            mixture_components(params[k], channel, pred, red, green, mixture)
             cf = np.int64(heads[lane] & np.uint64(_MASK))
             low, high = np.int64(0), np.int64(count)
             start, stop = np.int64(0), np.int64(_TOTAL)
@@ -275,14 +327,23 @@ def pop_step(stack, area, params, t, alphabet):
                     high, stop = middle, value
             size = pop_one(heads, lane, words, size, np.uint64(start), np.uint64(stop - start))
             if size < 0:
-                return False
+                return size
             symbol = alphabet.values[channel, low]
-            image[top + y, x, channel] = symbol
+            image[y, x, channel] = symbol
             if channels == 1:
-                image[top + y, x, 1] = symbol
-                image[top + y, x, 2] = symbol
-    stack.size[0] = size
-    return True
+                image[y, x, 1] = symbol
+                image[y, x, 2] = symbol
+    return size
+
+
+@njit(cache=True)
+def _network_share(net, area, features, caches, thread, t, low, high):
+    """The network on the rows ``low`` to ``high - 1`` of step t, in rounds, as a thread's arrays hold so many rows."""
+    room = caches.inputs.shape[1]
+    while low < high:
+        stop = min(low + room, high)
+        network_rows(net, area, features, caches, thread, t, low, stop)
+        low = stop
 
 
 @njit(cache=True, parallel=True)
@@ -292,30 +353,41 @@ def run_network(net, area, features, caches, begin, end):
     A step needs the pixels before it: to decode, run one step and pop it; with an image that is known, run all.
     """
     threads = caches.inputs.shape[0]
-    # The arrays hold so many rows; a share may need several rounds.
-    room = caches.inputs.shape[1]
     for t in range(begin, end):
         first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-        share = (last - first + threads - 1) // threads
-        if share <= 0:
+        if last <= first:
             continue
         for thread in prange(threads):
-            low = first + thread * share
-            high = min(low + share, last)
-            while low < high:
-                stop = min(low + room, high)
-                network_rows(net, area, features, caches, thread, t, low, stop)
-                low = stop
+            low, high = share_of(thread, threads, last - first)
+            _network_share(net, area, features, caches, thread, t, first + low, first + high)
 
 
 @njit(cache=True)
-def pop_wavefront(net, stack, area, features, caches, alphabet, begin, end):
-    """Pop the steps ``begin`` to ``end - 1`` of a stage; returns whether the stack held enough.
+def _run_and_pop(net, stacks, area, features, caches, alphabet, thread, t):
+    """The network on the pixels of a thread's messages, and those messages' pops."""
+    begin, end = share_of(thread, caches.inputs.shape[0], len(stacks.sizes))
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    low, _ = share_of(begin, len(stacks.sizes), last - first)
+    high, _ = share_of(end, len(stacks.sizes), last - first)
+    _network_share(net, area, features, caches, thread, t, first + low, first + high)
+    pop_messages(stacks, area, caches.params, t, alphabet, begin, end)
+
+
+@njit(cache=True, parallel=True)
+def _run_and_pop_step(net, stacks, area, features, caches, alphabet, t):
+    """Step t where each thread has messages of its own, so that none waits for another between network and pops."""
+    for thread in prange(caches.inputs.shape[0]):
+        _run_and_pop(net, stacks, area, features, caches, alphabet, thread, t)
+
+
+@njit(cache=True)
+def pop_wavefront(net, stacks, area, features, caches, alphabet, begin, end):
+    """Pop the steps ``begin`` to ``end - 1`` of a stage; returns whether the messages held enough.
 
     Parameters
     ----------
     net : models.exact.loops.Network
-    stack : Stack
+    stacks : Stacks
     area : models.exact.steps.Area
     features : array of int16, shape (h, w, channels)
         Of the stage; empty without z.
@@ -323,9 +395,14 @@ def pop_wavefront(net, stack, area, features, caches, alphabet, begin, end):
     alphabet : Alphabet
     begin, end : int
     """
+    messages = len(stacks.sizes)
     for t in range(begin, end):
-        run_network(net, area, features, caches, t, t + 1)
-        if not pop_step(stack, area, caches.params, t, alphabet):
+        if messages < caches.inputs.shape[0]:
+            run_network(net, area, features, caches, t, t + 1)
+            pop_messages(stacks, area, caches.params, t, alphabet, 0, messages)
+        else:
+            _run_and_pop_step(net, stacks, area, features, caches, alphabet, t)
+        if stacks.sizes.min() < 0:
             return False
     return True
 

@@ -1,4 +1,4 @@
-"""The ANS message: lanes (heads) and a stack of words, word for word that of craystack.
+"""The ANS message: lanes (heads) and a stack of words, word for word that of craystack; and several side by side.
 
 Range asymmetric numeral systems (Duda 2013), vectorised over lanes (Giesen 2014). Each head is an integer in
 [2^31, 2^63). A push that would make a head too large first moves its low 32 bits onto the stack; a pop that leaves a
@@ -8,6 +8,7 @@ reverse order, and popping them in order, gives the same words as the vector doe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,6 +32,15 @@ class Stack(NamedTuple):
     heads: Integers
     words: Words
     size: NDArray[np.int64]
+
+
+class Stacks(NamedTuple):
+    """The same of M messages: heads (M, L), all words, where each message's words begin, and how many it has, (M,)."""
+
+    heads: Integers
+    words: Words
+    begins: NDArray[np.int64]
+    sizes: NDArray[np.int64]
 
 
 class Message:
@@ -79,9 +89,19 @@ class Message:
         return Stack(self.heads, self.words, self._size)
 
     @property
+    def stacks(self) -> Stacks:
+        """The arrays as those of one of several messages; `reserve` replaces them."""
+        return Stacks(self.heads[None], self.words, np.zeros(1, np.int64), self._size)
+
+    @property
     def lanes(self) -> int:
         """Number of heads."""
         return len(self.heads)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many words `flatten` gives, as of several messages."""
+        return [2 * self.lanes + self.size]
 
     @property
     def empty(self) -> bool:
@@ -191,6 +211,68 @@ class Message:
         message.words = words[: 2 * lanes - 1 : -1].astype(np.uint32)
         message.size = len(message.words)
         return message
+
+
+class Messages:
+    """Several messages of as many lanes each, which compiled loops push to and pop from in parallel.
+
+    Attributes
+    ----------
+    stacks : Stacks
+        The arrays, changed in place; `reserve` replaces them.
+    """
+
+    def __init__(self, count: int, lanes: int) -> None:
+        none = np.zeros(count, np.int64)
+        self.stacks = Stacks(np.full((count, lanes), HEAD_MIN, np.uint64), np.empty(0, np.uint32), none, none.copy())
+
+    @property
+    def lanes(self) -> int:
+        """Number of heads of each."""
+        return self.stacks.heads.shape[1]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many words each has in what `flatten` gives."""
+        return [2 * self.lanes + int(size) for size in self.stacks.sizes]
+
+    @property
+    def empty(self) -> bool:
+        """True when nothing is left that was pushed."""
+        return not self.stacks.sizes.any() and bool((self.stacks.heads == HEAD_MIN).all())
+
+    def reserve(self, counts: NDArray[np.int64]) -> None:
+        """Make room for so many more words of each."""
+        heads, words, begins, sizes = self.stacks
+        ends = np.cumsum(sizes + counts)
+        grown, moved = np.empty(int(ends[-1]), np.uint32), np.concatenate([[0], ends[:-1]])
+        for begin, new, size in zip(begins, moved, sizes, strict=True):
+            grown[new : new + size] = words[begin : begin + size]
+        self.stacks = Stacks(heads, grown, moved, sizes)
+
+    def flatten(self) -> Words:
+        """The messages' words, each as `Message.flatten` has them."""
+        heads, words, begins, sizes = self.stacks
+        return np.concatenate([
+            part
+            for own, begin, size in zip(heads, begins, sizes, strict=True)
+            for part in ((own >> np.uint64(32)).astype(np.uint32), own.astype(np.uint32),
+                         words[begin : begin + size][::-1])
+        ])  # fmt: skip
+
+    @classmethod
+    def unflatten(cls, words: Words, lanes: int, lengths: list[int]) -> Messages:
+        """The inverse of `flatten`; ``lengths`` are those of all but the last. Raises as `Message.unflatten` does."""
+        ends = [0, *itertools.accumulate(lengths), len(words)]
+        messages = cls(len(ends) - 1, lanes)
+        each = [Message.unflatten(words[begin:end], lanes) for begin, end in itertools.pairwise(ends)]
+        messages.reserve(np.array([message.size for message in each], np.int64))
+        stacks = messages.stacks
+        for m, message in enumerate(each):
+            stacks.heads[m] = message.heads
+            stacks.words[stacks.begins[m] :][: message.size] = message.words
+            stacks.sizes[m] = message.size
+        return messages
 
 
 def random_message(seed: int, words: int) -> Message:

@@ -53,6 +53,8 @@ SUBPIXELS, FEW_SUBPIXELS = 1 << 10, 1 << 18
 SOURCE = 16
 #: Added to the pixel kind where the decoder's heads learn from the pixels, see `vlae_codec.coding.adapt`.
 ADAPTS = 16
+#: Added to the pixel kind where there are several messages, and most of them.
+SEVERAL, MAX_MESSAGES = 32, 64
 #: Most bytes of a recipe.
 MAX_RECIPE = 1 << 30
 
@@ -86,6 +88,8 @@ class Header:
     pixel_kind: PixelKind = PixelKind.RGB
     adapts: bool = False
     lanes: int = 1
+    #: Words of each message but the last, where there are several.
+    lengths: list[int] = field(default_factory=list)
     occurring: NDArray[np.bool_] | None = None
     stages: list[Stage] = field(default_factory=list)
     costs: tuple[int, int, int] = (0, 0, 0)
@@ -146,8 +150,10 @@ def write(header: Header, payload: bytes) -> bytes:
     if header.file_kind is FileKind.VLAE:
         assert header.occurring is not None
         out += header.model_id
-        out.append(header.pixel_kind + (ADAPTS if header.adapts else 0))
+        out.append(header.pixel_kind + (ADAPTS if header.adapts else 0) + (SEVERAL if header.lengths else 0))
         out += write_varint(header.lanes)
+        if header.lengths:
+            out += write_varint(len(header.lengths) + 1) + b"".join(map(write_varint, header.lengths))
         for row in header.occurring:
             # A mask only where values are missing; otherwise one zero.
             out.append(0 if row.all() else 1)
@@ -253,13 +259,18 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes | mem
         header.source = SourceFile(form, name, unpack(recipe, size, "the recipe"))
     if kind is FileKind.VLAE:
         header.model_id = reader.take(8, "the model id")
-        value = reader.byte("the pixel kind", ADAPTS + len(PixelKind))
+        value = reader.byte("the pixel kind", SEVERAL + ADAPTS + len(PixelKind))
         if value % ADAPTS >= len(PixelKind):
             raise CorruptFile(f"the pixel kind is {value}, which is none")
-        header.pixel_kind, header.adapts = PixelKind(value % ADAPTS), value >= ADAPTS
+        header.pixel_kind, header.adapts = PixelKind(value % ADAPTS), bool(value & ADAPTS)
         header.lanes = reader.varint("the number of lanes", 1, MAX_LANES)
+        if value & SEVERAL:
+            count = reader.varint("the number of messages", 2, MAX_MESSAGES)
+            header.lengths = [reader.varint("a message's words", 2, len(body)) for _ in range(count - 1)]
         header.occurring = np.stack([_read_mask(reader) for _ in range(header.channels)])
         header.stages = _read_stages(reader, height)
+        if header.lengths and any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages):
+            raise CorruptFile(f"z in {len(header.lengths) + 1} messages, expected one")
         low, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))
         header.costs = (low, posterior, pixels)
         if header.pixel_kind.has_alpha:

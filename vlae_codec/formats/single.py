@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlae_codec.entropy.ans import Message
+from vlae_codec.entropy.ans import Message, Messages
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnknownModel, UnsupportedImage, VerificationFailed
 from vlae_codec.images import io as imaging
 from vlae_codec.images import rasters
@@ -194,6 +194,7 @@ def encode_as(
     header.adapts = model.adapt and header.width * header.height >= FEWEST
     message, stages, costs = model.photographs.encode(planes, alphabet, kind, progress, header.adapts)
     header.lanes, header.stages, header.occurring = message.lanes, stages, alphabet.occurring
+    header.lengths = message.lengths[:-1]
     header.costs = (round(costs.z_prior), round(costs.z_posterior), round(costs.pixels))
     return container.write(header, message.flatten().astype("<u4").tobytes())
 
@@ -316,7 +317,11 @@ def _decode(header: Header, payload: bytes | memoryview, model: Model | None, pr
     if len(payload) % 4:
         raise CorruptFile(f"the payload has {len(payload)} bytes, expected a multiple of 4")
     words = np.frombuffer(payload, "<u4").astype(np.uint32, copy=False)
-    message = Message.unflatten(words, header.lanes)
+    message: Message | Messages = Message(1)
+    if header.lengths:
+        message = Messages.unflatten(words, header.lanes, header.lengths)
+    else:
+        message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet.having(header.occurring)
     size = header.height, header.width
     planes, _ = model.photographs.decode(message, size, alphabet, header.stages, progress, header.adapts)
