@@ -34,7 +34,8 @@ class Drawn:
 @click.option(
     "-o", "--output", shell_complete=complete_path,
     help="Image to write, its format by the suffix; - for standard output; by default the source's name and format. "
-    "For an archive or several files a folder: ends in / or exists, or (several files) a URL; for an array a .npy or .npz file.",
+    "For an archive or several files a folder: ends in / or exists; for several files a URL; for an array a .npy or "
+    ".npz file.",
 )  # fmt: skip
 @click.option("--select", multiple=True, metavar="NAME", help="Archives: only the image of this name or number.")
 @click.option("--mode", "how", type=click.Choice(["sample", "mean"]),

@@ -68,7 +68,7 @@ def _find_at(url: str, suffixes: Collection[str], recursive: bool) -> Found:
             return Found([(posixpath.basename(root), url)], 0)
         found: list[tuple[str, str]] = []
         others = 0
-        for folder, subfolders, names in system.walk(root, on_error="raise"):
+        for folder, _, names in system.walk(root, on_error="raise"):
             # A folder of an object store may be an object itself, which has no name in it.
             wanted = [name for name in names if PurePath(name).suffix.lower() in suffixes]
             others += sum(map(bool, names)) - len(wanted)
@@ -243,12 +243,12 @@ def _names(url: str) -> frozenset[str]:
 
 
 def _system(url: str) -> tuple[AbstractFileSystem, str]:
-    """fsspec's file system of a URL, and the path there."""
+    """The file system of a URL, as fsspec has it, and the path there."""
     # Here, as most runs need none.
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
+        return fsspec.url_to_fs(url)
     except ImportError as error:
         raise VlaeError(f"{url} needs a package that is not installed: {error}") from None
     except ValueError as error:

@@ -235,7 +235,7 @@ def _connected(engine: Ray) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(
-            engine.address, include_dashboard=None if engine.address else False, log_to_driver=False, configure_logging=False,
+            engine.address, include_dashboard=False, log_to_driver=False, configure_logging=False,
             runtime_env={"env_vars": dict(engine.variables)} if engine.variables else None,
         )  # fmt: skip
     except (OSError, RuntimeError, ValueError) as error:
