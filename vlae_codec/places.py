@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import posixpath
@@ -261,9 +262,10 @@ def _reported(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Some name no file, or call it otherwise.
-        said = error.strerror or (os.strerror(2) if isinstance(error, FileNotFoundError) else str(error))
-        raise OSError(error.errno, said or type(error).__name__, url) from None
+        # Some name no file, or call it otherwise, and some have no number.
+        number = errno.ENOENT if isinstance(error, FileNotFoundError) else error.errno
+        said = os.strerror(number) if number == errno.ENOENT else error.strerror or str(error) or type(error).__name__
+        raise OSError(number, said, url) from None
     except (VlaeError, MemoryError):
         raise
     except Exception as error:
