@@ -223,6 +223,9 @@ def _prepared(work: Any) -> Callable:
 @contextlib.contextmanager
 def _connected(engine: Ray) -> Iterator[Any]:
     """Ray, connected to a cluster; left as it is where this process is connected already."""
+    # What Ray has to say would stand between our own lines, on stdout too; and a new cluster tells nobody of itself.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:
@@ -230,9 +233,7 @@ def _connected(engine: Ray) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    # What Ray has to say would stand between our own lines; a new cluster tells nobody of itself.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(
             engine.address, include_dashboard=False, log_to_driver=False, configure_logging=False,
@@ -248,7 +249,21 @@ def _connected(engine: Ray) -> Iterator[Any]:
             raise VlaeError(f"no node of the cluster has {engine.threads} CPUs, the largest has {largest:g}")
         yield ray
     finally:
-        ray.shutdown()
+        with _errors_dropped():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _errors_dropped() -> Iterator[None]:
+    """Drop what is written on standard error meanwhile: of the tasks that it ends, Ray's core complains there."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _last_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -26,7 +27,8 @@ from vlae_codec.workers import Ray, run_each
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ray makes no cluster of several nodes there")
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray has no release for this Python")
-COUNT = 120
+from ray import cloudpickle  # noqa: E402
+COUNT = 90
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,10 @@ def cluster(store: str) -> Iterator[cluster_utils.Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLAE_CODEC_MODELS", str(GOLDEN))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        found = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        # That a node is gone is seen after seconds.
+        quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": quick}
+        found = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
             found.add_node(num_cpus=1)
         yield found
@@ -121,8 +126,8 @@ def process_of(number: int) -> int:
 def test_each_worker_is_made_ready_once_and_only_what_kills_its_worker_is_given_up(
     cluster: cluster_utils.Cluster, tmp_path: Path
 ) -> None:
-    from functools import partial
-
+    # Workers cannot import a test.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     done = dict(run_each(process_of, range(50), Ray(cluster.address), partial(mark, f"{tmp_path}/ready")))
     assert [number for number, process in done.items() if process is None] == [5]
     assert sorted(done) == list(range(50))
