@@ -182,7 +182,9 @@ def find_packed(sources: Sequence[str | os.PathLike[str]], recursive: bool = Fal
 
 
 def _listed(sources: Sequence[str | os.PathLike[str]], recursive: bool) -> str:
-    return ", ".join(map(os.fspath, sources)) + ("" if recursive else "; --recursive visits sub-folders")
+    return ", ".join([os.fspath(source) for source in sources]) + (
+        "" if recursive else "; --recursive visits sub-folders"
+    )
 
 
 def _checked(tasks: list[Task]) -> list[Task]:

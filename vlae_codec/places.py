@@ -48,7 +48,7 @@ def find(sources: Iterable[str | os.PathLike[str]], suffixes: Collection[str], r
     """
     found: list[tuple[str, str]] = []
     others = 0
-    for source in map(os.fspath, sources):
+    for source in [os.fspath(each) for each in sources]:
         if is_url(source):
             more = _find_at(source, suffixes, recursive)
             found += more.files

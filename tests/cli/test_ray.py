@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ray makes no cl
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray has no release for this Python")
 from ray import cloudpickle  # noqa: E402
+
 COUNT = 90
 
 
