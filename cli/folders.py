@@ -100,13 +100,17 @@ _KINDS = {"compress": "images", "decompress": ".vlae files"}
 
 def is_folder(output: str) -> bool:
     """Whether an output means a folder: it ends in a slash, is one already, or is a URL."""
-    return "://" in output or output.endswith(("/", os.sep)) or Path(output).is_dir()
+    from vlae_codec.places import is_url
+
+    return is_url(output) or output.endswith(("/", os.sep)) or Path(output).is_dir()
 
 
 def refuse_urls(sources: Sequence[str]) -> None:
     """Refuse URLs where no folder is written."""
+    from vlae_codec.places import is_url
+
     for source in sources:
-        if "://" in source:
+        if is_url(source):
             raise click.UsageError(f"{source} is a URL, which needs a folder as output: end it in /")
 
 

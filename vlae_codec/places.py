@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import posixpath
+import re
 import secrets
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -26,7 +27,7 @@ _WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory
 
 def is_url(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a URL; all else is a path of this machine."""
-    return "://" in os.fspath(path)
+    return bool(re.match(r"\w[\w+.-]+://", os.fspath(path)))
 
 
 class Found(NamedTuple):

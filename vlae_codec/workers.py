@@ -183,25 +183,33 @@ def _run_ray(
         apply = ray.remote(num_cpus=engine.threads, num_gpus=engine.gpus)(_apply)
         work = ray.put((function, start))
         left, flying = iter(items), dict[Any, Item]()
-        while True:
-            room = max(_FEWEST, int(_FOR_EACH * ray.cluster_resources().get("CPU", 0) / engine.threads))
-            for item in itertools.islice(left, room - len(flying)):
-                # In a list Ray does not fetch it anew for each task.
-                flying[apply.remote([work], item)] = item
-            if not flying:
-                return
-            ray.wait(list(flying), num_returns=1)
-            for reference in ray.wait(list(flying), num_returns=len(flying), timeout=0)[0]:
-                item = flying.pop(reference)
-                try:
-                    value = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    raise VlaeError(f"the cluster's workers cannot work: {_last_line(error)}") from None
-                except ray.exceptions.RayError:
-                    value = None
-                # Not while it is worked on: Ray keeps what is referred to.
-                del reference
-                yield item, value
+        try:
+            while True:
+                room = max(_FEWEST, int(_FOR_EACH * ray.cluster_resources().get("CPU", 0) / engine.threads))
+                # A cluster that lost nodes has less room than before.
+                for item in itertools.islice(left, max(0, room - len(flying))):
+                    # In a list Ray does not fetch it anew for each task.
+                    flying[apply.remote([work], item)] = item
+                if not flying:
+                    return
+                ray.wait(list(flying), num_returns=1)
+                for reference in ray.wait(list(flying), num_returns=len(flying), timeout=0)[0]:
+                    yield flying.pop(reference), _value_of(reference)
+        finally:
+            for reference in flying:
+                ray.cancel(reference, force=True)
+
+
+def _value_of(reference: Any) -> Any:
+    """What a task gave; None if its worker died of it."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise VlaeError(f"the cluster's workers cannot work: {_last_line(error)}") from None
+    except ray.exceptions.RayError:
+        return None
 
 
 def _apply(work: list, item: Item) -> Any:
