@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,6 +30,8 @@ Value = TypeVar("Value")
 #: Fewest tasks that Ray is given at once, and how many for each that runs: enough that no worker waits, and that a
 #: cluster which grows by itself sees what there is to do.
 _FEWEST, _FOR_EACH = 64, 4
+#: Seconds to wait until a cluster answers.
+_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -242,14 +245,16 @@ def _connected(engine: Ray) -> Iterator[Any]:
         yield ray
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
+    address = engine.address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        ray.init(
-            engine.address, include_dashboard=False, log_to_driver=False, configure_logging=False,
-            runtime_env={"env_vars": dict(engine.variables)} if engine.variables else None,
-        )  # fmt: skip
+        _knock(address)
+        with _errors_dropped():
+            ray.init(
+                engine.address, include_dashboard=False, log_to_driver=False, configure_logging=False,
+                runtime_env={"env_vars": dict(engine.variables)} if engine.variables else None,
+            )  # fmt: skip
     except (OSError, RuntimeError, ValueError) as error:
-        where = engine.address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise VlaeError(f"no Ray cluster at {where}: {_last_line(error)}") from None
+        raise VlaeError(f"no Ray cluster at {address}: {_last_line(error)}") from None
     try:
         largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         # Without a CPU there may be nodes to come, which Ray waits for.
@@ -261,9 +266,16 @@ def _connected(engine: Ray) -> Iterator[Any]:
             ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at an address that names a host and a port: Ray would try for ten minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+
+
 @contextlib.contextmanager
 def _errors_dropped() -> Iterator[None]:
-    """Drop what is written on standard error meanwhile: of the tasks that it ends, Ray's core complains there."""
+    """Drop what is written on standard error meanwhile, as Ray's core does where it begins and ends."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

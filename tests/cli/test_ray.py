@@ -177,6 +177,12 @@ def test_what_a_cluster_cannot_do(cluster: cluster_utils.Cluster, images: Path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1"])
+def test_where_no_cluster_is(address: str) -> None:
+    with pytest.raises(VlaeError, match=f"no Ray cluster at {address}: "):
+        list(run_each(process_of, [1], Ray(address), os.getpid))
+
+
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(VlaeError, match=r"Ray is not installed: pip install 'vlae-codec\[cluster\]'"):
