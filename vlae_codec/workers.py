@@ -253,7 +253,8 @@ def _connected(engine: Ray) -> Iterator[Any]:
                 engine.address, include_dashboard=False, log_to_driver=False, configure_logging=False,
                 runtime_env={"env_vars": dict(engine.variables)} if engine.variables else None,
             )  # fmt: skip
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Some of Ray's are no more than that.
         raise VlaeError(f"no Ray cluster at {address}: {_last_line(error)}") from None
     try:
         largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
