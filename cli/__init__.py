@@ -10,13 +10,11 @@ from typing import Any, cast
 import click
 
 from vlae_codec import __version__
+from vlae_codec.files import keep_compiled
 
 from .options import display
 
-# Compiled loops are kept with the user's other caches: beside the installed modules they would outlive them, and what
-# is left there then hides an installation from its sources.
-_CACHE = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(_CACHE, "vlae-codec", __version__))
+keep_compiled()
 
 #: The module of each command, and its name there; a command is loaded when it is called or described.
 _COMMANDS = {

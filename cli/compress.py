@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .folders import ManyFiles, about, folder_options, is_folder, run_folder, say
+from .folders import ManyFiles, about, folder_options, is_folder, refuse_urls, run_folder, say
 from .options import (
     Runner,
     Target,
@@ -45,8 +45,8 @@ class Archived:
 @click.command()
 @click.argument("sources", nargs=-1, required=True, shell_complete=complete_path)
 @click.option("-o", "--output", shell_complete=complete_path,
-              help="The .vlae file to write, - for standard output, or a folder: ends in / or exists. Default, of one "
-              "SOURCE: its name with .vlae added.")  # fmt: skip
+              help="The .vlae file to write, - for standard output, or a folder: ends in / or exists, or is a URL. "
+              "Default, of one SOURCE: its name with .vlae added.")  # fmt: skip
 @click.option(
     "--verify/--no-verify", default=True, show_default=True, help="Decode and compare before the output appears."
 )
@@ -69,7 +69,8 @@ def compress(
 ) -> None:
     """Compress images without loss.
 
-    With a folder as output, each image becomes a file of its own: a.png becomes a.png.vlae there.
+    With a folder as output, each image becomes a file of its own: a.png becomes a.png.vlae there. Folders may be URLs
+    that fsspec knows, such as s3://bucket/folder, and the work may be done by many machines: --engine ray.
 
     One image SOURCE (- for standard input) becomes one image's file, of which the source comes back bit for bit: BMP,
     PGM, PPM, PAM, TGA, SGI, QOI, uncompressed TIFF and most PNG files from their pixels, which are coded by the model
@@ -86,16 +87,17 @@ def compress(
       vlae-codec compress --no-verify - -o - < photo.png > photo.vlae
       vlae-codec compress my/photographs -o photographs.vlae
       vlae-codec compress my/photographs -o packed/ --recursive
+      vlae-codec compress s3://mine/photographs -o s3://mine/packed --recursive --engine ray
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
     """
     from vlae_codec import files, folders
     from vlae_codec.formats.source import FileOptions
-    from vlae_codec.images.io import image_suffixes
     from vlae_codec.images.sets import is_array
     from vlae_codec.registry import DEFAULT_MODEL, load_model
 
     options = FileOptions(**coding)
     if target.output is None:
+        refuse_urls(sources)
         if len(sources) > 1 or sources[0] == files.STANDARD or Path(sources[0]).is_dir():
             raise click.UsageError("name an output with --output: only one source that is a file gives it a name")
         target = replace(target, output=f"{sources[0]}.vlae")
@@ -105,11 +107,10 @@ def compress(
         run = folders.Coding(
             runner.model_name or DEFAULT_MODEL, runner.device, runner.threads, options, target.attributes
         )
-        given = [Path(source) for source in sources]
-        tasks = folders.plan_compress(given, many_files.recursive)
-        others = files.passed_over(given, image_suffixes(), many_files.recursive)
-        run_folder("compress", tasks, target, run, many_files, runner.quiet, others)
+        plan = folders.plan_compress(sources, many_files.recursive)
+        run_folder("compress", plan, target, run, many_files, runner)
         return
+    refuse_urls(sources)
     single = len(sources) == 1 and not Path(sources[0]).is_dir() and not is_array(sources[0])
     many_files.refuse(many=not single)
     files.check_other(output, sources)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
-from .folders import ManyFiles, folder_options, is_folder, run_folder
+from .folders import ManyFiles, folder_options, is_folder, refuse_urls, run_folder
 from .options import (
     Runner,
     Target,
@@ -35,7 +34,8 @@ class Drawn:
 @click.option(
     "-o", "--output", shell_complete=complete_path,
     help="Image to write, its format by the suffix; - for standard output; by default the source's name and format. "
-    "For an archive or several files a folder: ends in / or exists; for an array a .npy or .npz file.",
+    "For an archive or several files a folder: ends in / or exists; for several files a URL; for an array a .npy or "
+    ".npz file.",
 )  # fmt: skip
 @click.option("--select", multiple=True, metavar="NAME", help="Archives: only the image of this name or number.")
 @click.option("--mode", "how", type=click.Choice(["sample", "mean"]),
@@ -74,15 +74,15 @@ def decompress(
       vlae-codec decompress digits.vlae -o digits.npy
       vlae-codec decompress photographs.vlae --select holiday/1.png -o 1.png
     """
-    from vlae_codec import files, folders
+    from vlae_codec import files, folders, places
     from vlae_codec.errors import VlaeError
     from vlae_codec.formats import kinds
     from vlae_codec.formats.request import Draws, Request
     from vlae_codec.formats.source import FileOptions
     from vlae_codec.registry import Models
 
-    single = len(sources) == 1 and not Path(sources[0]).is_dir()
-    data = files.read_bytes(sources[0]) if single else b""
+    single = len(sources) == 1 and not places.is_folder(sources[0])
+    data = places.read(sources[0]) if single else b""
     with naming(sources[0]):
         many = not single or kinds.is_single(data)
     output = target.output
@@ -91,11 +91,10 @@ def decompress(
             raise click.UsageError("--select is for a single archive")
         options = FileOptions(max_pixels=max_pixels)
         coding = folders.Coding(runner.model_name, runner.device, runner.threads, options, target.attributes)
-        paths = [Path(source) for source in sources]
-        tasks = folders.plan_decompress(paths, many_files.recursive)
-        others = files.passed_over(paths, {folders.SUFFIX}, many_files.recursive)
-        run_folder("decompress", tasks, target, coding, many_files, runner.quiet, others)
+        plan = folders.plan_decompress(sources, many_files.recursive)
+        run_folder("decompress", plan, target, coding, many_files, runner)
         return
+    refuse_urls(sources)
     many_files.refuse()
     if not single:
         found = f"{sources[0]} is a folder, its files" if len(sources) == 1 else "several files"

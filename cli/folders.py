@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Command, Target
+from .options import Command, Runner, Target
 
 if TYPE_CHECKING:
-    from vlae_codec.folders import Coding, Outcome, Task
+    from vlae_codec.folders import Coding, Outcome, Plan
+    from vlae_codec.workers import Engine
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,25 @@ class ManyFiles:
     recursive: bool
     jobs: int | None
     as_json: bool
+    engine: str = "auto"
+    address: str | None = None
     keep_going: bool = True
     skip_existing: bool = False
 
-    def workers(self, count: int, threads: int | None) -> tuple[int, int | None]:
-        """Worker processes for so many files, none for a single one unless asked for; and the threads of each."""
-        from vlae_codec.workers import default_jobs
+    def workers(self, count: int, runner: Runner) -> tuple[Engine, int | None]:
+        """What does the work on so many files, this process that on a single one unless asked; and each's threads."""
+        from vlae_codec.registry import FOLDER_VARIABLE
+        from vlae_codec.workers import Ray, default_jobs
 
+        threads = runner.threads
+        if self.engine == "ray":
+            if self.jobs is not None:
+                raise click.UsageError("--jobs is for this machine; how many tasks run on a cluster is Ray's to say")
+            known = os.environ.get(FOLDER_VARIABLE)
+            variables = ((FOLDER_VARIABLE, known),) if known else ()
+            return Ray(self.address, threads or 1, int(runner.device.startswith("cuda")), variables), threads or 1
+        if self.address:
+            raise click.UsageError("--address is for --engine ray")
         if self.jobs == 0 or (self.jobs is None and count == 1):
             return 0, threads
         threads = threads or 1
@@ -40,9 +53,11 @@ class ManyFiles:
 
     def refuse(self, many: bool = False) -> None:
         """Refuse the options where one file is written, as they would do nothing there; ``many``: of many sources."""
-        if self.recursive or self.jobs is not None or self.as_json or self.skip_existing:
+        given = self.recursive or self.jobs is not None or self.as_json or self.skip_existing
+        if given or self.engine != "auto" or self.address:
             raise click.UsageError(
-                "--recursive, --jobs, --skip-existing and --json need a folder as output: end it in /"
+                "--recursive, --jobs, --engine, --address, --skip-existing and --json need a folder as output: end it "
+                "in /"
             )
         if not (self.keep_going or many):
             raise click.UsageError("--fail-fast is for several sources, and this is one")
@@ -67,6 +82,10 @@ def _options(function: Command, more: list[Callable]) -> Command:
         click.option("-r", "--recursive", is_flag=True, help="Folders: visit sub-folders."),
         click.option("-j", "--jobs", type=click.IntRange(0), help="Folders: worker processes; default: as many as keep "
                      "the cores busy; 0: none, the work is done in this process."),
+        click.option("--engine", type=click.Choice(["auto", "ray"]), default="auto", show_default=True,
+                     help="Folders: work on this machine, or on a Ray cluster."),
+        click.option("--address", help="The cluster's address, for --engine ray; default: what RAY_ADDRESS says, or "
+                     "that of this machine's cluster, or a new one of this machine alone."),
         *more,
         click.option("--json", "as_json", is_flag=True, help="Folders: print JSON on stdout."),
     ]  # fmt: skip
@@ -80,8 +99,19 @@ _KINDS = {"compress": "images", "decompress": ".vlae files"}
 
 
 def is_folder(output: str) -> bool:
-    """Whether an output means a folder: it ends in a slash, or is one already."""
-    return output.endswith(("/", os.sep)) or Path(output).is_dir()
+    """Whether an output means a folder: it ends in a slash, is one already, or is a URL."""
+    from vlae_codec.places import is_url
+
+    return is_url(output) or output.endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def refuse_urls(sources: Sequence[str]) -> None:
+    """Refuse URLs where no folder is written."""
+    from vlae_codec.places import is_url
+
+    for source in sources:
+        if is_url(source):
+            raise click.UsageError(f"{source} is a URL, which needs a folder as output: end it in /")
 
 
 @contextmanager
@@ -110,51 +140,50 @@ def about(path: str, error: str) -> str:
     return f"{path}{error[len(name) :]}" if error.startswith(f"{name} ") else f"{path}: {error}"
 
 
-def run_folder(
-    what: str, tasks: Sequence[Task], target: Target, coding: Coding, many_files: ManyFiles, quiet: bool, others: int
-) -> None:
-    """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed.
-
-    ``others`` are files in the sources' folders that are not among the tasks, by their names.
-    """
+def run_folder(what: str, plan: Plan, target: Target, coding: Coding, many_files: ManyFiles, runner: Runner) -> None:
+    """Compress or decompress files into a folder, show what became of them, and exit with code 1 if one failed."""
     from dataclasses import replace
 
     from vlae_codec import files, folders
     from vlae_codec.errors import VlaeError
 
-    if any(str(task.source) == files.STANDARD for task in tasks):
+    tasks, quiet = plan.tasks, runner.quiet
+    if any(task.source == files.STANDARD for task in tasks):
         raise VlaeError("standard input has no name that its output could have in a folder; name an output file")
     if target.force and many_files.skip_existing:
         raise click.UsageError("--force replaces outputs that exist, --skip-existing keeps them: give one of them")
-    coding.models.load()  # What is wrong with the model is said once, not of every file.
-    jobs, threads = many_files.workers(len(tasks), coding.threads)
+    engine, threads = many_files.workers(len(tasks), runner)
     run = folders.compress if what == "compress" else folders.decompress
+    # Of millions of files, what became of each is not kept unless it is asked for.
     done: list[Outcome] = []
+    totals = folders.Totals()
     assert target.output is not None
     outcomes = run(
-        tasks, Path(target.output), replace(coding, threads=threads), jobs=jobs, force=target.force,
+        tasks, target.output, replace(coding.loaded(engine), threads=threads), engine=engine, force=target.force,
         skip_existing=many_files.skip_existing,
     )  # fmt: skip
     with files_bar(quiet, what, len(tasks)) as update, closing(outcomes):
         for outcome in outcomes:
-            done.append(outcome)
+            totals.add(outcome)
+            if many_files.as_json:
+                done.append(outcome)
             update(1)
             if outcome.error is not None:
                 say(about(outcome.source, outcome.error))
                 if not many_files.keep_going:
                     break
-    order = {str(task.source): number for number, task in enumerate(tasks)}
-    done.sort(key=lambda outcome: order[outcome.source])
-    totals = folders.totals(done) | {"passed_over": others}
+    summary = totals.summary() | {"passed_over": plan.passed_over}
     if not quiet:
-        if others:
-            say(f"{others} other files passed over, as their names are not of {_KINDS[what]}")
-        say(_table(totals))
-        if len(done) < len(tasks):
-            say(f"stopped at the first failure, {len(tasks) - len(done)} files not done")
+        if plan.passed_over:
+            say(f"{plan.passed_over} other files passed over, as their names are not of {_KINDS[what]}")
+        say(_table(summary))
+        if totals.files < len(tasks):
+            say(f"stopped at the first failure, {len(tasks) - totals.files} files not done")
     if many_files.as_json:
-        click.echo(json.dumps({"files": [asdict(outcome) for outcome in done], "totals": totals}, indent=2))
-    if totals["failed"]:
+        order = {task.source: number for number, task in enumerate(tasks)}
+        done.sort(key=lambda outcome: order[outcome.source])
+        click.echo(json.dumps({"files": [asdict(outcome) for outcome in done], "totals": summary}, indent=2))
+    if totals.failed:
         click.get_current_context().exit(1)
 
 

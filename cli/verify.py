@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from .folders import ManyFiles, about, files_bar, reading_options, say
-from .options import Runner, gather, model_options, size_option
+from .options import Runner, complete_path, gather, model_options, size_option
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, shell_complete=complete_path)
 @click.option("--against", type=click.Path(exists=True, path_type=Path), metavar="SOURCE",
               help="Compare with the file that was compressed, or with an archive's folder, bit for bit.")  # fmt: skip
 @reading_options
@@ -22,7 +22,7 @@ from .options import Runner, gather, model_options, size_option
 @model_options
 @gather(many_files=ManyFiles, runner=Runner)
 def verify(
-    sources: tuple[Path, ...], against: Path | None, many_files: ManyFiles, max_pixels: int, runner: Runner
+    sources: tuple[str, ...], against: Path | None, many_files: ManyFiles, max_pixels: int, runner: Runner
 ) -> None:
     """Check .vlae files (- for standard input), and those in folders, without writing anything.
 
@@ -35,22 +35,25 @@ def verify(
       vlae-codec verify backup --recursive
       vlae-codec verify photo.vlae --against photo.png
     """
+    from vlae_codec.checking import verify as run
+    from vlae_codec.files import STANDARD
     from vlae_codec.folders import Coding, find_packed
-    from vlae_codec.folders import verify as run
     from vlae_codec.formats.source import FileOptions
 
-    paths = [path for _, path in find_packed(sources, many_files.recursive)]
+    paths = [path for _, path in find_packed(sources, many_files.recursive).files]
     if against and len(paths) > 1:
         raise click.UsageError(f"--against is for one .vlae file, and these are {len(paths)}")
-    if Path("-") in paths and len(paths) > 1:
+    if STANDARD in paths and len(paths) > 1:
         raise click.UsageError("standard input is checked alone: leave out the other sources")
-    jobs, threads = many_files.workers(len(paths), runner.threads)
+    engine, threads = many_files.workers(len(paths), runner)
     # Worker processes have another standard input.
-    jobs = 0 if Path("-") in paths else jobs
-    coding = Coding(runner.model_name, runner.device, threads, FileOptions(max_pixels=max_pixels))
-    coding.models.load()  # What is wrong with the model is said once, not of every file.
+    engine = 0 if STANDARD in paths else engine
+    coding = Coding(runner.model_name, runner.device, threads, FileOptions(max_pixels=max_pixels)).loaded(engine)
     findings = []
-    with files_bar(runner.quiet, "verify", len(paths)) as update, closing(run(paths, coding, jobs, against)) as results:
+    with (
+        files_bar(runner.quiet, "verify", len(paths)) as update,
+        closing(run(paths, coding, engine, against)) as results,
+    ):
         for finding in results:
             findings.append(finding)
             update(1)
@@ -59,7 +62,7 @@ def verify(
             elif not runner.quiet and not many_files.as_json:
                 say(f"{finding.source}: ok ({finding.content})", err=False)
     if many_files.as_json:
-        order = {str(path): number for number, path in enumerate(paths)}
+        order = {path: number for number, path in enumerate(paths)}
         findings.sort(key=lambda finding: order[finding.source])
         counts = {status: sum(f.status == status for f in findings) for status in ("ok", "failed", "unchecked")}
         totals = {"files": len(findings), **counts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,21 @@ def folder(tmp_path: Path) -> Path:
     for i in range(3):
         Image.fromarray(picture("smooth", 128, 140, i)).save(path / f"{i}.png")
     return path
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """The URL of a bucket of a real server that speaks S3, of which this process and its children are told."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem().mkdir("pictures")
+        yield "s3://pictures"
+    server.stop()

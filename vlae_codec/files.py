@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
+from vlae_codec import __version__
 from vlae_codec.errors import VlaeError
 
 #: The name that means standard input or output.
@@ -33,6 +34,16 @@ class Attributes(NamedTuple):
         """Those of a file."""
         found = os.stat(path)
         return cls(found.st_mtime_ns, found.st_mode & PERMISSIONS)
+
+
+def keep_compiled() -> None:
+    """Let compiled loops be kept with the user's other caches, unless told where; before numba is loaded.
+
+    Beside the installed modules they would outlive them, and what is left there then hides an installation from its
+    sources.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(cache, "vlae-codec", __version__))
 
 
 @contextlib.contextmanager

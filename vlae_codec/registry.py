@@ -112,14 +112,19 @@ class Models:
     device : str
     adapt : bool
         See `Model`.
+    data : bytes, optional
+        The file of the model that is named, in place of what that name or path leads to here.
     """
 
     name: str | None = None
     device: str = "auto"
     adapt: bool = True
+    data: bytes | None = field(default=None, repr=False)
 
     def load(self) -> Model | None:
         """The model, if one is named; raises as `load_model` does."""
+        if self.name and self.data is not None:
+            return _load_bytes(self.data, Path(self.name).stem, choose_device(self.device), self.adapt)
         return load_model(self.name, self.device, self.adapt) if self.name else None
 
     def find(self, wanted: bytes) -> Model:
@@ -211,6 +216,11 @@ def _id_of(path: Path, changed: int) -> bytes:
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, changed: int, device: str, adapt: bool) -> Model:
     return dataclasses.replace(model_from_bytes(_read(path), path.stem, device), adapt=adapt)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_bytes(data: bytes, name: str, device: str, adapt: bool) -> Model:
+    return dataclasses.replace(model_from_bytes(data, name, device), adapt=adapt)
 
 
 def model_id(data: bytes) -> bytes:

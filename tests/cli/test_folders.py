@@ -41,8 +41,8 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def outputs(tasks: list[folders.Task]) -> list[str]:
-    return [task.name for task in tasks]
+def outputs(plan: folders.Plan) -> list[str]:
+    return [task.name for task in plan.tasks]
 
 
 def test_names_and_sub_folders(images: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_restored_name_that_is_taken(tmp_path: Path) -> None:
     packed = api.compress(picture("smooth", 10, 12), folders.Coding(TINY).models.load())
     for name in ("a.bmp.vlae", "a.bmp.png.vlae"):
         (tmp_path / name).write_bytes(packed)
-    tasks = folders.plan_decompress([tmp_path])
+    tasks = folders.plan_decompress([tmp_path]).tasks
     for force in (False, True):
         done = {Path(o.source).name: o for o in folders.decompress(tasks, tmp_path, folders.Coding(), force=force)}
         assert done["a.bmp.png.vlae"].status == "ok"
