@@ -1,0 +1,231 @@
+"""Pixels of a stage, step by step on a GPU: the loop around the kernels of `device_pixels` and `device_heads`.
+
+All that a step needs stays on the device, the number of the step too, so that steps follow each other without the host:
+several are one CUDA graph, which is launched until the stage ends. Steps beyond the last find no pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from torch import Tensor
+from vlae_codec.models.exact import device as network
+from vlae_codec.models.exact.device import Net, Shape, network_kernel, network_on
+from vlae_codec.models.exact.integer import IntegerModel
+from vlae_codec.models.exact.steps import Area
+
+from vlae_codec.entropy.ans import Stack
+from vlae_codec.stages import Progress, no_progress
+
+from .device_heads import TEACH, UPDATE, Heads, heads_kernel, learn_kernel, update_kernel
+from .device_pixels import Lanes, Tables, advance_kernel, learning_rates, pop_kernel
+from .wavefront import Alphabet
+
+#: Steps in a graph: each takes some microseconds, to launch a graph about ten.
+GRAPH_STEPS = 64
+#: No multiplication and addition become one, which would round once instead of twice.
+EXACTLY = {"enable_fp_fusion": False}
+
+
+class DeviceSteps:
+    """The step-by-step pass of one integer model on one device.
+
+    Parameters
+    ----------
+    model : IntegerModel
+        One that `models.exact.device.holds`.
+    device : torch.device
+        A GPU; or the CPU, where Triton was loaded with TRITON_INTERPRET=1, for tests.
+    """
+
+    def __init__(self, model: IntegerModel, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.shape: Shape = Shape.of(model)
+        self.net: Net = network_on(model, device)
+
+    def pop(
+        self, stack: Stack, area: Area, features: NDArray[np.int16], alphabet: Alphabet, adapts: bool,
+        progress: Progress = no_progress,
+    ) -> bool:  # fmt: skip
+        """Pop an area's pixels into its image; returns whether the stack held enough.
+
+        Parameters
+        ----------
+        stack : Stack
+        area : Area
+        features : array of int16, shape (rows, W, channels)
+            Empty without z.
+        alphabet : Alphabet
+        adapts : bool
+            Whether the heads learn.
+        progress : function
+        """
+        stage, steps = self._stage(area, features), _count(area)
+        lanes = Lanes(
+            self._put(stack.heads.view(np.int64)), self._put(stack.words[: max(1, stack.size[0])].view(np.int32)),
+            self._put(np.array([stack.size[0], len(stack.heads)])),
+        )  # fmt: skip
+        tables, wide = Tables.of(alphabet, self.device), triton.next_power_of_2(len(stack.heads))
+        heads = Heads.of(self.model, self.device) if adapts else None
+        rates = learning_rates(0.0, self.device) if heads is None else heads.rates
+        tiles, shape, width = (_tiles(area, network.TILE),), self.shape, features.shape[2] if features.size else 0
+        # Few lanes are a small vector, which more warps would only repeat.
+        warps = max(1, min(8, wide * shape.components // 128))
+
+        def step() -> None:
+            network_kernel[tiles](self.net, stage, None, shape, width, heads is None, **EXACTLY)
+            if heads is not None:
+                heads_kernel[tiles](stage, heads, None, shape, **EXACTLY)
+            pop_kernel[(1,)](
+                stage, lanes, tables, rates, shape, alphabet.channels, wide, heads is not None, num_warps=warps,
+                **EXACTLY,
+            )  # fmt: skip
+            if heads is not None:
+                self._learn(stage, heads, tables, None, _tiles(area, TEACH), alphabet.channels)
+
+        pixels = (area.bottom - area.top) * area.image.shape[1]
+        enough = self._run(step, stage, steps, pixels, progress)
+        top, bottom = area.top - self._first(area), area.bottom - self._first(area)
+        area.image[area.top : area.bottom] = stage.image[top:bottom].cpu().numpy()
+        stack.heads[:] = lanes.heads.cpu().numpy().view(np.uint64)
+        stack.size[0] = int(lanes.size[0])
+        return enough
+
+    def learn(
+        self, area: Area, active: NDArray[np.int16] | Tensor, alphabet: Alphabet, progress: Progress = no_progress
+    ) -> NDArray[np.uint32]:
+        """Intervals of an area's pixels, which are known, by heads that learn from them.
+
+        Parameters
+        ----------
+        area : Area
+        active : array or tensor of int16, shape (rows, W, channels)
+            What the pixels give the heads.
+        alphabet : Alphabet
+        progress : function
+
+        Returns
+        -------
+        Starts and frequencies, uint32 (2, rows, W, channels).
+        """
+        stage, rows, width = self._stage(area, None), area.bottom - area.top, area.image.shape[1]
+        known = active.to(self.device) if isinstance(active, Tensor) else self._put(active)
+        intervals = torch.zeros((2, rows, width, alphabet.channels), dtype=torch.int32, device=self.device)
+        heads, tables = Heads.of(self.model, self.device), Tables.of(alphabet, self.device)
+        tiles, shape = (_tiles(area, network.TILE),), self.shape
+
+        def step() -> None:
+            heads_kernel[tiles](stage, heads, known, shape, known.shape[2], **EXACTLY)
+            advance_kernel[(1,)](stage, heads.rates, shape, **EXACTLY)
+            self._learn(stage, heads, tables, intervals, _tiles(area, TEACH), alphabet.channels)
+
+        self._run(step, stage, _count(area), rows * width, progress)
+        return intervals.cpu().numpy().view(np.uint32)
+
+    def _learn(
+        self, stage: network.Stage, heads: Heads, tables: Tables, intervals: Tensor | None, tiles: int, channels: int
+    ) -> None:
+        """What the step before teaches, and the step that the heads take where one is due."""
+        learn_kernel[(tiles,)](stage, heads, tables, intervals, self.shape, channels, **EXACTLY)
+        update_kernel[(triton.cdiv(len(heads.weights), UPDATE),)](stage, heads, self.shape, **EXACTLY)
+
+    def _first(self, area: Area) -> int:
+        """The first row of the image that an area's pixels depend on."""
+        return max(0, area.top - self.model.halo - self.model.config.window_rows)
+
+    def _stage(self, area: Area, features: NDArray[np.int16] | None) -> network.Stage:
+        """An area on the device; ``features`` None where its network is not run."""
+        above = None
+        halo = min(self.model.halo, area.top) if features is not None else 0
+        if halo:
+            above = self._boundary(area, halo)
+        return self._empty(area, above, features)
+
+    def _boundary(self, area: Area, halo: int) -> Tensor:
+        """`steps.Caches.boundary`, made of the rows above an area."""
+        shape, width = self.shape, area.image.shape[1]
+        below = torch.zeros(
+            (shape.blocks, shape.reach, width + 2 * shape.reach, shape.inner), dtype=torch.int16, device=self.device
+        )
+        over = Area(area.image, area.top - halo, area.top, area.skew)
+        first = self._first(area)
+        stage = self._empty(over, None, None, first)
+        tiles = (_tiles(over, network.TILE),)
+
+        def step() -> None:
+            network_kernel[tiles](self.net, stage, below, shape, 0, False, **EXACTLY)
+            advance_kernel[(1,)](stage, rates, shape, **EXACTLY)
+
+        rates = learning_rates(0.0, self.device)
+        self._run(step, stage, _count(over), 0, no_progress)
+        return below
+
+    def _empty(
+        self, area: Area, above: Tensor | None, features: NDArray[np.int16] | None, first: int | None = None
+    ) -> network.Stage:
+        """An area on the device, nothing of it done yet; ``first`` is its image's first row there."""
+        shape, (rows, width) = self.shape, (area.bottom - area.top, area.image.shape[1])
+        first = self._first(area) if first is None else first
+        room = min(rows, width // area.skew + 1)
+        kept = room + shape.reach if shape.reach else 1
+        place = np.zeros(network.PLACES, np.int32)
+        place[1:6] = area.top - first, rows, width, kept, 0 if above is None else above.shape[2]
+
+        def zeros(*size: int, kind: torch.dtype = torch.int16) -> Tensor:
+            return torch.zeros(size, dtype=kind, device=self.device)
+
+        return network.Stage(
+            self._put(area.image[first : area.bottom]), self._put(place),
+            zeros(shape.blocks if shape.reach else 0, kept, network.RING.value, shape.inner),
+            zeros(1) if above is None else above,
+            zeros(1) if features is None or not features.size else self._put(features),
+            zeros(room, shape.channels), zeros(room, shape.channels), zeros(room, shape.outputs),
+            zeros(room, shape.outputs, kind=torch.int32), zeros(room, shape.outputs, kind=torch.int32),
+        )  # fmt: skip
+
+    def _put(self, array: NDArray[Any]) -> Tensor:
+        # A copy, also where the device is the CPU: kernels write to it.
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, copy=True)
+
+    def _run(
+        self, step: Callable[[], None], stage: network.Stage, steps: int, pixels: int, progress: Progress
+    ) -> bool:
+        """Take so many steps; returns whether the message held enough, where one is popped."""
+        told = 0
+        graph = None
+        done = 0
+        while done < steps:
+            if self.device.type != "cuda" or done == 0:
+                # The first by itself, as nothing may be compiled while a graph is made.
+                step()
+                done += 1
+            else:
+                if graph is None:
+                    graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                        for _ in range(GRAPH_STEPS):
+                            step()
+                graph.replay()
+                done += GRAPH_STEPS
+            if done % 16 == 1 or done >= steps:
+                if int(stage.place[network.DRY.value]):
+                    return False
+                now = pixels * min(done, steps) // steps
+                progress(now - told)
+                told = now
+        return True
+
+
+def _count(area: Area) -> int:
+    """How many steps an area has."""
+    return area.image.shape[1] + area.skew * (area.bottom - area.top - 1)
+
+
+def _tiles(area: Area, tile: int) -> int:
+    """How many programs take the longest step, with so many pixels each."""
+    return triton.cdiv(min(area.bottom - area.top, area.image.shape[1] // area.skew + 1), tile)
