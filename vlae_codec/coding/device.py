@@ -6,7 +6,8 @@ several are one CUDA graph, which is launched until the stage ends. Steps beyond
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ from .wavefront import Alphabet
 GRAPH_STEPS = 64
 #: No multiplication and addition become one, which would round once instead of twice.
 EXACTLY = {"enable_fp_fusion": False}
+
+
+def find_steps(model: IntegerModel, device: str) -> DeviceSteps | None:
+    """Those of a model on a device; None where the kernels are not made for one of them."""
+    chosen = torch.device(device)
+    if torch.version.hip or torch.cuda.get_device_capability(chosen) < (8, 0) or not network.holds(model):
+        return None
+    return DeviceSteps(model, chosen)
 
 
 class DeviceSteps:
@@ -78,7 +87,7 @@ class DeviceSteps:
         warps = max(1, min(8, wide * shape.components // 128))
 
         def step() -> None:
-            network_kernel[tiles](self.net, stage, None, shape, width, heads is None, **EXACTLY)
+            network_kernel[tiles](self.net, stage, None, shape, width, heads is None, num_warps=8, **EXACTLY)
             if heads is not None:
                 heads_kernel[tiles](stage, heads, None, shape, **EXACTLY)
             pop_kernel[(1,)](
@@ -97,16 +106,19 @@ class DeviceSteps:
         return enough
 
     def learn(
-        self, area: Area, active: NDArray[np.int16] | Tensor, alphabet: Alphabet, progress: Progress = no_progress
-    ) -> NDArray[np.uint32]:
+        self, area: Area, active: NDArray[np.int16], alphabet: Alphabet, pixels: int = 0,
+        progress: Progress = no_progress,
+    ) -> NDArray[np.uint32]:  # fmt: skip
         """Intervals of an area's pixels, which are known, by heads that learn from them.
 
         Parameters
         ----------
         area : Area
-        active : array or tensor of int16, shape (rows, W, channels)
+        active : array of int16, shape (rows, W, channels)
             What the pixels give the heads.
         alphabet : Alphabet
+        pixels : int
+            How many to tell ``progress`` of in all.
         progress : function
 
         Returns
@@ -114,7 +126,7 @@ class DeviceSteps:
         Starts and frequencies, uint32 (2, rows, W, channels).
         """
         stage, rows, width = self._stage(area, None), area.bottom - area.top, area.image.shape[1]
-        known = active.to(self.device) if isinstance(active, Tensor) else self._put(active)
+        known = self._put(active)
         intervals = torch.zeros((2, rows, width, alphabet.channels), dtype=torch.int32, device=self.device)
         heads, tables = Heads.of(self.model, self.device), Tables.of(alphabet, self.device)
         tiles, shape = (_tiles(area, network.TILE),), self.shape
@@ -124,14 +136,14 @@ class DeviceSteps:
             advance_kernel[(1,)](stage, heads.rates, shape, **EXACTLY)
             self._learn(stage, heads, tables, intervals, _tiles(area, TEACH), alphabet.channels)
 
-        self._run(step, stage, _count(area), rows * width, progress)
+        self._run(step, stage, _count(area), pixels, progress)
         return intervals.cpu().numpy().view(np.uint32)
 
     def _learn(
         self, stage: network.Stage, heads: Heads, tables: Tables, intervals: Tensor | None, tiles: int, channels: int
     ) -> None:
         """What the step before teaches, and the step that the heads take where one is due."""
-        learn_kernel[(tiles,)](stage, heads, tables, intervals, self.shape, channels, **EXACTLY)
+        learn_kernel[(tiles,)](stage, heads, tables, intervals, self.shape, channels, num_warps=8, **EXACTLY)
         update_kernel[(triton.cdiv(len(heads.weights), UPDATE),)](stage, heads, self.shape, **EXACTLY)
 
     def _first(self, area: Area) -> int:
@@ -158,7 +170,7 @@ class DeviceSteps:
         tiles = (_tiles(over, network.TILE),)
 
         def step() -> None:
-            network_kernel[tiles](self.net, stage, below, shape, 0, False, **EXACTLY)
+            network_kernel[tiles](self.net, stage, below, shape, 0, False, num_warps=8, **EXACTLY)
             advance_kernel[(1,)](stage, rates, shape, **EXACTLY)
 
         rates = learning_rates(0.0, self.device)
@@ -192,33 +204,44 @@ class DeviceSteps:
         # A copy, also where the device is the CPU: kernels write to it.
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, copy=True)
 
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[None]:
+        """The device is that which kernels are launched on."""
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
+            yield
+
     def _run(
         self, step: Callable[[], None], stage: network.Stage, steps: int, pixels: int, progress: Progress
     ) -> bool:
         """Take so many steps; returns whether the message held enough, where one is popped."""
-        told = 0
-        graph = None
-        done = 0
-        while done < steps:
-            if self.device.type != "cuda" or done == 0:
-                # The first by itself, as nothing may be compiled while a graph is made.
-                step()
-                done += 1
-            else:
-                if graph is None:
-                    graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                        for _ in range(GRAPH_STEPS):
-                            step()
-                graph.replay()
-                done += GRAPH_STEPS
-            if done % 16 == 1 or done >= steps:
+        told = done = 0
+        with self._current():
+            for count in self._take(step):
+                done = min(done + count, steps)
                 if int(stage.place[network.DRY.value]):
                     return False
-                now = pixels * min(done, steps) // steps
-                progress(now - told)
-                told = now
+                progress(pixels * done // steps - told)
+                told = pixels * done // steps
+                if done == steps:
+                    break
         return True
+
+    def _take(self, step: Callable[[], None]) -> Iterator[int]:
+        """Take steps for ever, some at a time; yields how many."""
+        # The first by itself, as nothing may be compiled while a graph is made.
+        step()
+        yield 1
+        if self.device.type != "cuda":
+            while True:
+                step()
+                yield 1
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            for _ in range(GRAPH_STEPS):
+                step()
+        while True:
+            graph.replay()
+            yield GRAPH_STEPS
 
 
 def _count(area: Area) -> int:
