@@ -165,7 +165,9 @@ def network_on(model: IntegerModel, device: torch.device) -> Net:
 
     def load(chosen: list[IntegerLayer], inputs: int, outputs: int, places: int = 1) -> Layer:
         if not chosen:
-            return Layer(*(torch.zeros(1, dtype=kind, device=device) for kind in (torch.int8, torch.int32, torch.float32)))
+            return Layer(
+                *(torch.zeros(1, dtype=kind, device=device) for kind in (torch.int8, torch.int32, torch.float32))
+            )
         weights = [
             digits(_padded(each.weight.reshape(len(each.weight), places, -1), outputs, places, inputs))
             .reshape(2, outputs, -1).transpose(0, 2, 1)
@@ -182,7 +184,7 @@ def network_on(model: IntegerModel, device: torch.device) -> Net:
     window, head, output = (layers[f"decoder.{name}"] for name in ("window", "head1", "head2"))
     offsets = np.array([(dy, dx, c) for dy, dx in config.window_offsets for c in range(3)], np.int32).T
     seen = IntegerLayer(window.weight[:, : shape.taps], window.bias, window.scale, window.low, window.high)
-    wide, inner = shape.channels, shape.inner
+    wide, inner, places = shape.channels, shape.inner, len(NEIGHBOURS) if config.reach == 1 else 1
     if config.depthwise:
         masked = blocks("masked")
         depthwise = Layer(
@@ -196,7 +198,7 @@ def network_on(model: IntegerModel, device: torch.device) -> Net:
         put(_padded(offsets, 3, shape.window)), load([seen], shape.window, wide),
         put(_padded(window.weight[:, shape.taps :].T.astype(np.int32), 3, wide)),
         load(blocks("pointwise"), wide, inner), depthwise,
-        load(blocks("back" if config.depthwise else "masked"), inner, wide, len(NEIGHBOURS) if config.reach == 1 else 1),
+        load(blocks("back" if config.depthwise else "masked"), inner, wide, places),
         load([head], wide, wide), load([output], wide, shape.outputs),
         put(np.stack([_padded(each, shape.outputs) for each in output_limits(config.mixtures)])),
     )  # fmt: skip
@@ -243,9 +245,7 @@ def product(rows, weight, K: tl.constexpr, N: tl.constexpr, PLACES: tl.constexpr
     high = ((rows - low) >> 8).to(tl.int8)
     low = low.to(tl.int8)
     middle = tl.dot(high, lower, acc=tl.dot(low, upper, out_dtype=tl.int32), out_dtype=tl.int32)
-    return (
-        tl.dot(low, lower, out_dtype=tl.int32) + (middle << 8) + (tl.dot(high, upper, out_dtype=tl.int32) << 16)
-    )
+    return tl.dot(low, lower, out_dtype=tl.int32) + (middle << 8) + (tl.dot(high, upper, out_dtype=tl.int32) << 16)
 
 
 @triton.jit
@@ -285,12 +285,15 @@ def window_sums(net, stage, y, x, live, SHAPE: tl.constexpr):
 def kept_at(stage, block, row, x, SHAPE: tl.constexpr):
     """Where the ring has a pixel's first channel."""
     kept = tl.load(stage.place + KEPT)
-    return stage.ring + (((block * kept + (row + SHAPE.reach) % kept) * RING + (x & (RING - 1))).to(tl.int64)) * SHAPE.inner
+    return (
+        stage.ring
+        + (((block * kept + (row + SHAPE.reach) % kept) * RING + (x & (RING - 1))).to(tl.int64)) * SHAPE.inner
+    )
 
 
 @triton.jit
 def neighbour(stage, block, row, x, live, SHAPE: tl.constexpr):
-    """What is inside a block at pixels of earlier steps, or above the stage: int32 (TILE, inner), 0 beside the image."""
+    """What is inside a block at pixels of earlier steps or above the stage, 0 beside the image: int32 (TILE, inner)."""
     above = tl.load(stage.place + ABOVE)
     inside = live & (x >= 0) & (x < tl.load(stage.place + WIDTH)) & ((row >= 0) | (above > 0))
     up = (block * SHAPE.reach + row + SHAPE.reach).to(tl.int64) * above + x + SHAPE.reach
@@ -348,7 +351,9 @@ def network_kernel(net, stage, below, SHAPE: tl.constexpr, FEATURES: tl.constexp
         stream += tl.load(at[:, None] + o[None, :], mask=live[:, None] & (o < FEATURES)[None, :], other=0).to(tl.int32)
     for block in tl.range(0, SHAPE.blocks, num_stages=1):
         active = tl.minimum(tl.maximum(stream, 0), SHAPE.rectified)
-        sums = product(active, net.pointwise.weight + block * 2 * SHAPE.channels * SHAPE.inner, SHAPE.channels, SHAPE.inner)
+        sums = product(
+            active, net.pointwise.weight + block * 2 * SHAPE.channels * SHAPE.inner, SHAPE.channels, SHAPE.inner
+        )
         inside = limited(scaled(sums, net.pointwise, block * SHAPE.inner + c), 0.0, SHAPE.masked * 1.0)
         if SHAPE.reach > 0:
             at = kept_at(stage, block, row, x, SHAPE)

@@ -1,6 +1,8 @@
-"""Compile every kernel of the device for a GPU that need not be here, as coding would launch it: python compiled.py MODEL.
+"""Compile every kernel of the device for a GPU that need not be here, as coding would launch it.
 
-Prints each kernel's name, and what of its PTX adds up, multiplies, divides or draws roots.
+python tests/coding/compiled.py MODEL.safetensors ...
+
+Prints each kernel's name, and what of its PTX computes. The exit code is 1 if something of it would not be exact.
 """
 
 from __future__ import annotations
@@ -24,6 +26,13 @@ from vlae_codec.entropy.ans import Message
 
 #: An H100's.
 TARGET = GPUTarget("cuda", 90, 32)
+NAMES = {
+    f"{name}_kernel" for name in ("network", "advance", "pop", "heads", "learn", "update")
+}  # fmt: skip
+#: Two roundings in one, roundings to another than the nearest, and products of floats with fewer digits.
+_INEXACT = re.compile(
+    r"fma|.*\.approx|.*\.full|(add|sub|mul|div|sqrt)\.(rz|rm|rp|ftz|f32|f64)|w?g?mma.*(f16|bf16|tf32|f32)"
+)
 _ARITHMETIC = re.compile(r"^\s*(?:@\S+\s+)?((?:wgmma\.mma|mma|fma|add|sub|mul|div|sqrt|ex2|lg2|rcp)[.\w:]*)", re.M)
 
 
@@ -62,8 +71,14 @@ def main() -> None:
             for adapts in (False, True):
                 steps.pop(Message(lanes).stack, area, features, alphabet, adapts)
             steps.learn(area, np.zeros((2, width, channels), np.int16), alphabet)
+    wrong = False
     for made in compiled.values():
-        print(made.metadata.name, *sorted(set(_ARITHMETIC.findall(made.asm["ptx"]))))
+        found = sorted(set(_ARITHMETIC.findall(made.asm["ptx"])))
+        inexact = [each for each in found if _INEXACT.match(each)]
+        wrong |= bool(inexact)
+        print(made.metadata.name, *found, *([f"INEXACT: {' '.join(inexact)}"] if inexact else []), flush=True)
+    names = {made.metadata.name for made in compiled.values()}
+    sys.exit(wrong or f"only {names} were compiled" * (names != NAMES))
 
 
 if __name__ == "__main__":

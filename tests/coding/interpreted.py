@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from vlae_codec.models.exact.integer import IntegerModel
 
 from vlae_codec.coding.photo import PhotoCoder
-from vlae_codec.models.exact.integer import IntegerModel
 
 triton = pytest.importorskip("triton", reason="Triton, which GPUs are programmed in, is for Linux alone")
 

@@ -15,12 +15,12 @@ import torch
 import triton
 from numpy.typing import NDArray
 from torch import Tensor
+
+from vlae_codec.entropy.ans import Stack
 from vlae_codec.models.exact import device as network
 from vlae_codec.models.exact.device import Net, Shape, network_kernel, network_on
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.exact.steps import Area
-
-from vlae_codec.entropy.ans import Stack
 from vlae_codec.stages import Progress, no_progress
 
 from .device_heads import TEACH, UPDATE, Heads, heads_kernel, learn_kernel, update_kernel
@@ -210,9 +210,7 @@ class DeviceSteps:
         with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
             yield
 
-    def _run(
-        self, step: Callable[[], None], stage: network.Stage, steps: int, pixels: int, progress: Progress
-    ) -> bool:
+    def _run(self, step: Callable[[], None], stage: network.Stage, steps: int, pixels: int, progress: Progress) -> bool:
         """Take so many steps; returns whether the message held enough, where one is popped."""
         told = done = 0
         with self._current():

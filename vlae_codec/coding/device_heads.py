@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
+
+from vlae_codec.entropy import cdf
 from vlae_codec.models.exact.device import (
     DUE,
     ROWS,
@@ -31,8 +33,6 @@ from vlae_codec.models.exact.device import (
 )
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.plan import ACTIVATION_MAX, MEAN_UNIT
-
-from vlae_codec.entropy import cdf
 
 from . import adapt
 from .device_pixels import components, frequency_below, learning_rates, sigmoid, sigmoid_argument
@@ -123,7 +123,7 @@ class Heads(NamedTuple):
             rest = rest - parts[-1] >> 8
         return cls(
             put(weights), put(np.stack(parts).astype(np.int8)),
-            *(torch.zeros(weights.shape, dtype=kind, device=device) for kind in (torch.float32, torch.float32, torch.int64)),
+            *(put(np.zeros(weights.shape, kind)) for kind in (np.float32, np.float32, np.int64)),
             put(filled(*steps)), put(filled(*most)), put(wide(known.first_scale, shape.channels)),
             put(wide(known.second_scale, shape.outputs)), put(wide(known.back, shape.outputs)),
             put(wide(known.limits, shape.outputs)), learning_rates(float(known.state[0]), device),
@@ -164,7 +164,7 @@ def heads_kernel(stage, heads, active, SHAPE: tl.constexpr, WIDE: tl.constexpr =
     Unless ``active`` is None their inputs are taken from there: int16 (rows, W, WIDE).
     """
     C: tl.constexpr = SHAPE.channels
-    O: tl.constexpr = SHAPE.outputs  # noqa: E741
+    O: tl.constexpr = SHAPE.outputs
     FIRST: tl.constexpr = (C + 1) * C
     PLANE: tl.constexpr = FIRST + (C + 1) * O
     t, first, count = rows_of_step(stage, SHAPE.skew)
@@ -267,7 +267,7 @@ def teach(stage, heads, tables, intervals, pixels, SHAPE: tl.constexpr, CHANNELS
 
 
 @triton.jit
-def add_outer(columns, gradient, sums, I: tl.constexpr, O: tl.constexpr):  # noqa: E741
+def add_outer(columns, gradient, sums, I: tl.constexpr, O: tl.constexpr):
     """Add a layer's inputs (I, TEACH) times the gradients by its outputs (TEACH, O) to the sums; below, the biases'."""
     total = tl.zeros((I, O), tl.int64)
     for i in tl.static_range(2):
@@ -286,7 +286,7 @@ def learn_kernel(stage, heads, tables, intervals, SHAPE: tl.constexpr, CHANNELS:
     Its `adapt` intervals are kept unless ``intervals`` is None: int32 (2, rows, W, channels).
     """
     C: tl.constexpr = SHAPE.channels
-    O: tl.constexpr = SHAPE.outputs  # noqa: E741
+    O: tl.constexpr = SHAPE.outputs
     FIRST: tl.constexpr = (C + 1) * C
     PLANE: tl.constexpr = FIRST + (C + 1) * O
     t, first, count = rows_of_step(stage, SHAPE.skew, 1)

@@ -14,9 +14,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from vlae_codec.models.exact.device import DRY, DUE, PIXELS, STEP, TOP, WIDTH, predict, rows_of_step
 
 from vlae_codec.entropy import cdf
+from vlae_codec.models.exact.device import DRY, DUE, PIXELS, STEP, TOP, WIDTH, predict, rows_of_step
 
 from .adapt import DECAY, GROUP, RATE, SQUARE_DECAY
 from .wavefront import Alphabet
