@@ -4,7 +4,7 @@ python tests/benchmarks/gpu.py [--image PHOTOGRAPH] [--sizes 1,4,16] [--batches 
 python tests/benchmarks/gpu.py --interpret
 
 The exit code is 1 where something differs. What does not fit into the time is left out, and said. ``--interpret`` takes
-no GPU: it runs the same lines on tiny pictures in Triton's interpreter, to see that they work, and its rates say nothing.
+no GPU: it runs the same lines on tiny pictures in Triton's interpreter, to see that they work. Its rates say nothing.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def main(image: str | None, sizes: str, batches: str, minutes: float, model: str
     """Check and measure coding on a GPU."""
     end = time.monotonic() + 60 * minutes
     if interpret:
-        model, sizes, batches = str(ROOT / "tests/golden/tiny-pointwise.safetensors"), "0.00002", "1,2"
+        model, sizes, batches = str(ROOT / "tests/golden/tiny-pointwise.safetensors"), "0.00002", "1"
         print("interpreted: rates say nothing")
     elif not torch.cuda.is_available():
         sys.exit("there is no GPU here that PyTorch can use; --interpret runs the same without one")
@@ -177,9 +177,8 @@ def main(image: str | None, sizes: str, batches: str, minutes: float, model: str
         begun = time.perf_counter()
         if not bench.both_ways(picture, adapts):
             sys.exit(f"CPU and device differ, learning {adapts}")
-        print(
-            f"CPU and device give the same words and decode them, learning {adapts}: {time.perf_counter() - begun:.1f} s"
-        )
+        took = time.perf_counter() - begun
+        print(f"CPU and device give the same words and decode them, learning {adapts}: {took:.1f} s")
     rates(bench, image, [float(each) for each in sizes.split(",")], [int(each) for each in batches.split(",")], end)
 
 

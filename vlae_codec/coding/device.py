@@ -233,10 +233,14 @@ class DeviceSteps:
             while True:
                 step()
                 yield 1
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # Not by torch.cuda.graph, which waits for all that the device does, for other pictures too.
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")
             for _ in range(GRAPH_STEPS):
                 step()
+            graph.capture_end()
         while True:
             graph.replay()
             yield GRAPH_STEPS
