@@ -65,6 +65,15 @@ def test_a_message_that_ends_too_soon_is_told() -> None:
         on_device(model).decode(Message.unflatten(words[:-5], message.lanes), (4, 5), alphabet, stages)
 
 
+def test_a_device_that_gives_other_pixels_is_found() -> None:
+    coder = on_device(tiny("tiny-pointwise"))
+    steps = coder.on_device
+    assert steps is not None
+    assert coder.agrees(steps, (2, 3))
+    steps.net.output.bias.add_(100)
+    assert not coder.agrees(steps, (2, 3))
+
+
 def test_a_step_of_adam_is_the_cpus_to_the_bit() -> None:
     import torch
     from vlae_codec.models.exact import device as network

@@ -98,10 +98,10 @@ class PhotoCoder:
             raise UnsafeModel(f"device {self.device} decodes other pixels than the CPU; use --device cpu")
         return steps
 
-    def agrees(self, steps: DeviceSteps) -> bool:
+    def agrees(self, steps: DeviceSteps, shape: tuple[int, int] = (24, 32)) -> bool:
         """Whether a device gives back noise that the CPU has coded, heads learning, and uses up its message."""
         rng = np.random.Generator(np.random.PCG64(0))
-        noise = rng.integers(0, 256, (24, 32, 3), np.uint8)
+        noise = rng.integers(0, 256, (*shape, 3), np.uint8)
         alphabet = Alphabet.of(noise, 3)
         coded = PhotoCoder(self.model).encode(noise, alphabet, StageKind.WITHOUT_Z, adapts=True)
         area, _ = self._area(np.zeros_like(noise), coded.stages[0])
