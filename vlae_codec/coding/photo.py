@@ -38,8 +38,12 @@ STAGE_PIXELS = 1 << 21
 
 
 def lanes_for(subpixels: int) -> int:
-    """Number of lanes for an image: each costs about four bytes, and more keep the processor busier."""
-    return max(1, min(16, subpixels // 8192))
+    """Number of lanes for an image: each costs about six bytes, and more keep the processor busier.
+
+    A CPU is content with 16. A GPU takes as many symbols at once as there are lanes, so large images have more: at one
+    megapixel 45, for 0.02 % of a photograph's bytes.
+    """
+    return max(1, min(16, subpixels // 8192), min(256, subpixels >> 16))
 
 
 class Canvas(NamedTuple):
