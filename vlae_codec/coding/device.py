@@ -98,7 +98,7 @@ class DeviceSteps:
                 self._learn(stage, heads, tables, None, _tiles(area, TEACH), alphabet.channels)
 
         pixels = (area.bottom - area.top) * area.image.shape[1]
-        enough = self._run(step, stage, steps, pixels, progress)
+        enough = _run(step, stage, steps, pixels, progress)
         top, bottom = area.top - self._first(area), area.bottom - self._first(area)
         area.image[area.top : area.bottom] = stage.image[top:bottom].cpu().numpy()
         stack.heads[:] = lanes.heads.cpu().numpy().view(np.uint64)
@@ -136,7 +136,7 @@ class DeviceSteps:
             advance_kernel[(1,)](stage, heads.rates, shape, **EXACTLY)
             self._learn(stage, heads, tables, intervals, _tiles(area, TEACH), alphabet.channels)
 
-        self._run(step, stage, _count(area), pixels, progress)
+        _run(step, stage, _count(area), pixels, progress)
         return intervals.cpu().numpy().view(np.uint32)
 
     def _learn(
@@ -174,7 +174,7 @@ class DeviceSteps:
             advance_kernel[(1,)](stage, rates, shape, **EXACTLY)
 
         rates = learning_rates(0.0, self.device)
-        self._run(step, stage, _count(over), 0, no_progress)
+        _run(step, stage, _count(over), 0, no_progress)
         return below
 
     def _empty(
@@ -204,46 +204,43 @@ class DeviceSteps:
         # A copy, also where the device is the CPU: kernels write to it.
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, copy=True)
 
-    @contextlib.contextmanager
-    def _current(self) -> Iterator[None]:
-        """The device is that which kernels are launched on."""
-        with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
-            yield
 
-    def _run(self, step: Callable[[], None], stage: network.Stage, steps: int, pixels: int, progress: Progress) -> bool:
-        """Take so many steps; returns whether the message held enough, where one is popped."""
-        told = done = 0
-        with self._current():
-            for count in self._take(step):
-                done = min(done + count, steps)
-                if int(stage.place[network.DRY.value]):
-                    return False
-                progress(pixels * done // steps - told)
-                told = pixels * done // steps
-                if done == steps:
-                    break
-        return True
+def _run(step: Callable[[], None], stage: network.Stage, steps: int, pixels: int, progress: Progress) -> bool:
+    """Take so many steps; returns whether the message held enough, where one is popped."""
+    told = done = 0
+    device = stage.place.device
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        for count in _take(step, device):
+            done = min(done + count, steps)
+            if int(stage.place[network.DRY.value]):
+                return False
+            progress(pixels * done // steps - told)
+            told = pixels * done // steps
+            if done == steps:
+                break
+    return True
 
-    def _take(self, step: Callable[[], None]) -> Iterator[int]:
-        """Take steps for ever, some at a time; yields how many."""
-        # The first by itself, as nothing may be compiled while a graph is made.
-        step()
-        yield 1
-        if self.device.type != "cuda":
-            while True:
-                step()
-                yield 1
-        # Not by torch.cuda.graph, which waits for all that the device does, for other pictures too.
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            graph.capture_begin(capture_error_mode="thread_local")
-            for _ in range(GRAPH_STEPS):
-                step()
-            graph.capture_end()
+
+def _take(step: Callable[[], None], device: torch.device) -> Iterator[int]:
+    """Take steps for ever, some at a time; yields how many."""
+    # The first by itself, as nothing may be compiled while a graph is made.
+    step()
+    yield 1
+    if device.type != "cuda":
         while True:
-            graph.replay()
-            yield GRAPH_STEPS
+            step()
+            yield 1
+    # Not by torch.cuda.graph, which waits for all that the device does, for other pictures too.
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        for _ in range(GRAPH_STEPS):
+            step()
+        graph.capture_end()
+    while True:
+        graph.replay()
+        yield GRAPH_STEPS
 
 
 def _count(area: Area) -> int:
