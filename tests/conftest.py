@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 import zlib
@@ -19,11 +20,16 @@ from vlae_codec.formats import single as api
 from vlae_codec.formats.header import FileKind, Header
 from vlae_codec.formats.single import encode_as
 from vlae_codec.images import pixels
+from vlae_codec.registry import _has_gpu
 from vlae_codec.stages import StageKind
 
 # Compiling a kernel takes seconds the first time that it is called; that says nothing about the test.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
+
+# Where there is no GPU its kernels run in Triton's interpreter, which has to be said before Triton is loaded.
+if not _has_gpu():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A run in the background begins with Ctrl-C ignored, and so would the commands that tests send it to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

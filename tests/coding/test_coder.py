@@ -172,7 +172,9 @@ def test_affordable_rows() -> None:
 
 def test_lanes_are_few_for_small_images() -> None:
     assert lanes_for(1) == 1
-    assert lanes_for(3 * 1024 * 1024) == 16
+    assert lanes_for(3 * 512 * 512) == 16
+    assert lanes_for(3 * 1024 * 1024) == 48
+    assert lanes_for(3 << 28) == 256
 
 
 @pytest.mark.parametrize("kind", list(StageKind))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numba import get_num_threads
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from vlae_codec.entropy import cdf
 from vlae_codec.entropy.ans import Message, Messages
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals
-from vlae_codec.errors import CorruptFile, EmptyMessage
+from vlae_codec.errors import CorruptFile, EmptyMessage, UnsafeModel
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.bands import ParallelPass
 from vlae_codec.models.exact.integer import IntegerModel
@@ -28,26 +29,29 @@ from vlae_codec.stages import Coded, Costs, Progress, Stage, StageKind, Timer, a
 from . import adapt, latent, wavefront
 from .wavefront import Alphabet
 
+if TYPE_CHECKING:
+    from .device import DeviceSteps
+
 #: Most pixels in a stage: what the whole stage needs in memory at once is about 25 bytes each, and with z two more for
 #: every channel of the decoder.
 STAGE_PIXELS = 1 << 21
-
-
-#: Lanes of all but small images.
-MOST_LANES = 16
-#: Messages of an image that has all lanes, unless z is drawn from one: as many threads may pop at once.
+#: Messages of all but small images, unless z is drawn from one: as many threads may pop at once.
 MESSAGES = 8
 
 
 def lanes_for(subpixels: int) -> int:
-    """Number of lanes for an image: each costs about four bytes, and more keep the processor busier."""
-    return max(1, min(MOST_LANES, subpixels // 8192))
+    """Number of lanes for an image: each costs about six bytes, and more keep the processor busier.
+
+    A CPU is content with 16. A GPU takes as many symbols at once as there are lanes, so large images have more: at one
+    megapixel 45, for 0.02 % of a photograph's bytes.
+    """
+    return max(1, min(16, subpixels // 8192), min(256, subpixels >> 16))
 
 
 def message_for(subpixels: int, kind: StageKind) -> Message | Messages:
     """Empty messages for an image: several cost about three bytes each beside their lanes."""
     lanes = lanes_for(subpixels)
-    if lanes < MOST_LANES or kind is not StageKind.WITHOUT_Z:
+    if lanes < 2 * MESSAGES or kind is not StageKind.WITHOUT_Z:
         return Message(lanes)
     return Messages(MESSAGES, lanes // MESSAGES)
 
@@ -95,6 +99,28 @@ class PhotoCoder:
         from vlae_codec.models.exact.photo import PhotoNetworks
 
         return PhotoNetworks(self.model, self.device)
+
+    @cached_property
+    def on_device(self) -> DeviceSteps | None:
+        """What goes step by step on the device; None where that is left to the CPU's loops, which give the same."""
+        if self.device == "cpu" or importlib.util.find_spec("triton") is None:
+            return None
+        from .device import find_steps
+
+        steps = find_steps(self.model, self.device)
+        if steps is not None and not self.agrees(steps):
+            raise UnsafeModel(f"device {self.device} decodes other pixels than the CPU; use --device cpu")
+        return steps
+
+    def agrees(self, steps: DeviceSteps, shape: tuple[int, int] = (24, 32)) -> bool:
+        """Whether a device gives back noise that the CPU has coded, heads learning, and uses up its message."""
+        rng = np.random.Generator(np.random.PCG64(0))
+        noise = rng.integers(0, 256, (*shape, 3), np.uint8)
+        alphabet = Alphabet.of(noise, 3)
+        coded = PhotoCoder(self.model).encode(noise, alphabet, StageKind.WITHOUT_Z, adapts=True)
+        area, _ = self._area(np.zeros_like(noise), coded.stages[0])
+        enough = steps.pop(coded.message.stacks, area, self._no_features(), alphabet, True)
+        return enough and coded.message.empty and np.array_equal(area.image, noise)
 
     def encode(
         self, image: NDArray[np.uint8], alphabet: Alphabet, kind: StageKind, progress: Progress = no_progress,
@@ -310,8 +336,13 @@ class PhotoCoder:
             progress(int(half[top + len(rows)] - half[top]))
         timer("network")
         area, steps = self._area(image, stage)
-        heads = adapt.Heads.of(self.model, stage.count, width, get_num_threads())
         left, done = stage.count * width - int(half[-1]), 0
+        if self.on_device is not None:
+            intervals[:] = self.on_device.learn(area, active, alphabet, left, progress)
+            costs.pixels += Intervals(*intervals).bits()
+            timer("cdf")
+            return
+        heads = adapt.Heads.of(self.model, stage.count, width, get_num_threads())
         for begin, end in strides(steps):
             adapt.adapting_intervals(heads, active, area, alphabet, intervals, begin, end)
             now = left * end // steps
@@ -341,9 +372,15 @@ class PhotoCoder:
         image, alphabet, costs, progress, _ = canvas
         timer, width = Timer(costs), image.shape[1]
         area, steps = self._area(image, stage)
-        caches = self._caches(area)
         if features is None:
             features = self._no_features()
+        if self.on_device is not None:
+            latent.check_enough(
+                self.on_device.pop(message.stacks, area, features, alphabet, canvas.adapts, progress)
+            )  # fmt: skip
+            timer("wavefront")
+            return
+        caches = self._caches(area)
         if canvas.adapts:
             heads = adapt.Heads.of(self.model, stage.count, width, get_num_threads())
         done = 0

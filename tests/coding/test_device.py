@@ -1,0 +1,116 @@
+"""What the kernels for a GPU decode and learn, in Triton's interpreter, against what the CPU's loops coded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import picture, tiny
+from interpreted import _faster_interpreter, on_device  # noqa: F401
+
+from vlae_codec.coding import adapt
+from vlae_codec.coding.photo import PhotoCoder
+from vlae_codec.coding.wavefront import Alphabet
+from vlae_codec.entropy.ans import Message
+from vlae_codec.errors import CorruptFile
+from vlae_codec.stages import StageKind
+
+
+@pytest.fixture(autouse=True)
+def _a_few_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlae_codec.coding.photo.lanes_for", lambda subpixels: 3)
+
+
+# Depthwise blocks with z, masked ones without, none that see neighbours; stages below others; more pixels in a step
+# than lanes, whose number is no power of two; grey pictures and values that do not occur.
+@pytest.mark.parametrize(
+    ("name", "sort", "size", "kind", "adapts"),
+    [
+        ("tiny", "gaps", (18, 5), StageKind.PLAIN_Z, False),
+        ("tiny", "smooth", (5, 9), StageKind.WITHOUT_Z, True),
+        ("tiny-no-z", "grey", (17, 6), StageKind.WITHOUT_Z, False),
+        ("tiny-pointwise", "grey", (12, 11), StageKind.WITHOUT_Z, True),
+    ],
+)
+def test_the_device_decodes_what_the_cpu_coded(
+    name: str, sort: str, size: tuple[int, int], kind: StageKind, adapts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlae_codec.coding.photo.STAGE_PIXELS", 16 * size[1])
+    image, model = picture(sort, *size), tiny(name)
+    alphabet = Alphabet.of(image, 1 if sort == "grey" else 3)
+    message, stages, _ = PhotoCoder(model).encode(image, alphabet, kind, adapts=adapts)
+    assert len(stages) == -(-size[0] // 16)
+    done: list[int] = []
+    again, _ = on_device(model).decode(message, size, alphabet, stages, done.append, adapts)
+    assert np.array_equal(again, image)
+    assert sum(done) == image.shape[0] * image.shape[1]
+
+
+def test_the_device_learns_as_the_cpu_does() -> None:
+    # Enough pixels for a step of Adam.
+    image, model = picture("smooth", 12, 12), tiny("tiny-no-z")
+    alphabet = Alphabet.of(image, 3)
+    expected = PhotoCoder(model).encode(image, alphabet, StageKind.WITHOUT_Z, adapts=True)
+    assert image[..., 0].size > adapt.GROUP
+    found = on_device(model).encode(image, alphabet, StageKind.WITHOUT_Z, adapts=True)
+    assert np.array_equal(found.message.flatten(), expected.message.flatten())
+    assert found.costs.pixels == expected.costs.pixels
+
+
+def test_a_message_that_ends_too_soon_is_told() -> None:
+    image, model = picture("noise", 4, 5), tiny("tiny-pointwise")
+    alphabet = Alphabet.of(image, 3)
+    message, stages, _ = PhotoCoder(model).encode(image, alphabet, StageKind.WITHOUT_Z)
+    words = message.flatten()
+    with pytest.raises(CorruptFile, match="too soon"):
+        on_device(model).decode(Message.unflatten(words[:-5], message.lanes), (4, 5), alphabet, stages)
+
+
+def test_a_device_that_gives_other_pixels_is_found() -> None:
+    coder = on_device(tiny("tiny-pointwise"))
+    steps = coder.on_device
+    assert steps is not None
+    assert coder.agrees(steps, (2, 3))
+    steps.net.output.bias.add_(100)
+    assert not coder.agrees(steps, (2, 3))
+
+
+def test_a_step_of_adam_is_the_cpus_to_the_bit() -> None:
+    import torch
+    from vlae_codec.models.exact import device as network
+    from vlae_codec.models.exact.steps import Area
+
+    from vlae_codec.coding.device import DeviceSteps
+    from vlae_codec.coding.device_heads import DIGITS, UPDATE, update_kernel
+
+    model, rng = tiny("tiny"), np.random.default_rng(0)
+    steps, known = DeviceSteps(model, torch.device("cpu")), adapt.Heads.of(model, 40, 40, 1)
+    from vlae_codec.coding.device_heads import Heads
+
+    heads, shape = Heads.of(model, torch.device("cpu")), steps.shape
+    area = Area(np.zeros((40, 40, 3), np.uint8), 0, 40, model.config.skew)
+    stage = steps._stage(area, None)
+    wide, outputs = (shape.channels + 1) * shape.channels, model.config.outputs
+    parts = (
+        (known.first, known.first_sums[0], known.first_means, slice(0, wide), shape.channels),
+        (known.second, known.second_sums[0], known.second_means, slice(wide, None), shape.outputs),
+    )
+    rows = [*range(model.config.channels), shape.channels]
+    for turn in range(2):
+        for weights, sums, _, where, width in parts:
+            new = np.rint(rng.normal(0, 2.0**30, sums.shape) * rng.choice([0, 1e-6, 1], sums.shape))
+            sums[:] = new
+            heads.sums[where].view(-1, width)[rows, : weights.shape[1]] = torch.from_numpy(new.astype(np.int64))
+        # A step of 13 pixels completes a group.
+        known.pixels[0] = adapt.GROUP + turn
+        count = known.pixels[0] + 13
+        stage.place[network.DUE.value] = int(count)
+        heads.rates[1:3] *= torch.tensor([adapt.DECAY, adapt.SQUARE_DECAY], dtype=torch.float64)
+        adapt._update(known, area, 36)
+        update_kernel[(-(-len(heads.weights) // UPDATE),)](stage, heads, shape)
+        for weights, _, means, where, width in parts:
+            for expected, found in ((weights, heads.weights), (means[0], heads.means), (means[1], heads.squares)):
+                assert np.array_equal(found[where].view(-1, width)[rows, : weights.shape[1]].numpy(), expected)
+    assert outputs < shape.outputs
+    whole = sum(heads.digits[n].double() * 256.0**n for n in range(DIGITS))
+    assert torch.equal(whole, heads.weights)
+    assert not heads.sums.any()
