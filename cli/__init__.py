@@ -19,7 +19,8 @@ keep_compiled()
 #: The module of each command, and its name there; a command is loaded when it is called or described.
 _COMMANDS = {
     "completion": "completion", "compress": "compress", "decompress": "decompress", "eval": "evaluate",
-    "export": "export", "info": "info", "list": "list_images", "lossy": "lossy", "train": "train", "verify": "verify",
+    "explore": "explore", "export": "export", "info": "info", "list": "list_images", "lossy": "lossy",
+    "train": "train", "verify": "verify",
 }  # fmt: skip
 #: What libraries in other languages say, in a RuntimeError, where Python would raise a MemoryError.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")

@@ -15,21 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec import load_model
+from vlae_codec.explore import pictures
 from vlae_codec.formats import lossy
 from vlae_codec.registry import LOSSY_MODEL
 
 
 def of_size(image: Image.Image, kind: str, most: int) -> tuple[NDArray[np.uint8], int]:
     """The best picture of another codec whose file has at most so many bytes, or its smallest; and its bytes."""
-    best = b""
-    for quality in range(0, 60):
-        buffer = io.BytesIO()
-        image.save(buffer, kind, quality=quality, **({"method": 6} if kind == "WEBP" else {"speed": 2}))
-        if best and len(buffer.getvalue()) > most:
-            break
-        best = buffer.getvalue()
-    with Image.open(io.BytesIO(best)) as decoded:
-        return np.asarray(decoded.convert("RGB")), len(best)
+    data = pictures.of_size(image, kind, most, **({"method": 6} if kind == "WEBP" else {"speed": 2}))
+    with Image.open(io.BytesIO(data)) as decoded:
+        return np.asarray(decoded.convert("RGB")), len(data)
 
 
 def main() -> None:

@@ -158,3 +158,28 @@ def store() -> Iterator[str]:
         s3fs.S3FileSystem().mkdir("pictures")
         yield "s3://pictures"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def digit_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files of untrained models for images of 28x28: windows of no pixel, of 1, and with blocks that see farther."""
+    import torch
+    from vlae_codec.models.config import VLAEConfig
+    from vlae_codec.models.training.export import measure_binary_ranges, to_integers
+    from vlae_codec.models.vlae import VLAE
+
+    folder, paths = tmp_path_factory.mktemp("digits"), []
+    for seed, (reach, spatial) in enumerate(((0, False), (1, False), (2, True))):
+        torch.manual_seed(seed)
+        window = {"window_rows": reach, "window_left": reach, "window_right": reach}
+        model = VLAE(
+            VLAEConfig(
+                image_size=28, channels=4, blocks=1, z_channels=8, z_hidden=16, image_width=4, spatial=spatial, **window
+            )
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        paths.append(folder / f"digits-{reach}.safetensors")
+        paths[-1].write_bytes(to_integers(model, measure_binary_ranges(model, binary_images(64, 28))).to_bytes())
+    return paths

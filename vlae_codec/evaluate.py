@@ -26,11 +26,19 @@ def image_parts(
     if not coder.config.z_channels:
         none = np.zeros(len(images))
         return none, none, pixel_bits(images, coder.networks.logits(images, None))
+    prior, posterior, pixels = channel_parts(coder, images, rng)
+    return prior.sum(1), posterior.sum(1), pixels
+
+
+def channel_parts(
+    coder: BinaryCoder, images: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """As `image_parts`, of a model with a z, but those of z for each of its channels, (N, z_channels)."""
     posterior = Gaussians(*coder.networks.posterior(images))
     z = draw_posterior(posterior, rng)
-    prior_bits = gaussian_bits(z, *coder.networks.prior(z)).sum(1)
+    prior_bits = gaussian_bits(z, *coder.networks.prior(z))
     logits = coder.networks.logits(images, coder.networks.features(z))
-    return prior_bits, gaussian_bits(z, *posterior).sum(1), pixel_bits(images, logits)
+    return prior_bits, gaussian_bits(z, *posterior), pixel_bits(images, logits)
 
 
 def importance_nll(

@@ -175,7 +175,9 @@ def test_the_picture_of_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert not np.array_equal(first, other)
 
 
-def test_bars_are_as_high_as_the_results_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bars_are_as_high_as_the_results_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     nats = {"vae": (20.0, 70.0), "full-window": (0.01, 80.0)}
     for name, (kl, pixels) in nats.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({"nats": {"kl": kl, "pixels": pixels, "elbo": kl + pixels}}))
@@ -190,6 +192,15 @@ def test_bars_are_as_high_as_the_results_say(monkeypatch: pytest.MonkeyPatch, tm
     written = [text.get_text() for text in axes.texts]
     assert written == ["129.8", "115.4", "28.9", "", "101.0", "115.4"]
     script(monkeypatch, window, *(tmp_path / f"{name}.json" for name in nats), "-o", tmp_path / "window.png")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert rows[2] == ["`vae`", "28.85", "100.99", "129.84"]
+    accuracies = [{"model": "full-window", "linear": 0.1234, "drawn": 0.1, "clusters": 0.1}]
+    (tmp_path / "accuracy.json").write_text(json.dumps(accuracies))
+    given = [window.load_result(tmp_path / f"{name}.json") for name in nats]
+    last = window.table(given, window.load_accuracies(tmp_path / "accuracy.json")).splitlines()[-1]
+    assert last == "| `full-window` | 0.01 | 115.42 | 115.43 | 12.3 % | 10.0 % |"
+    with pytest.raises(VlaeError, match="not what `latent_accuracy.py --json` prints"):
+        window.load_accuracies(tmp_path / "vae.json")
     with Image.open(tmp_path / "window.png") as picture:
         assert picture.size == (1600, 720)
 

@@ -178,6 +178,20 @@ def sample_images(coder: BinaryCoder, z: latent.Z | None, count: int, seed: int)
     return np.concatenate(parts)
 
 
+def draw_images(coder: BinaryCoder, z: NDArray[np.int64], chances: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Draw images (N, S, S) from p(x | z) for z (N, z_channels), with chances (N or 1, S, S) uniform in 0..1.
+
+    A pixel is one where its chance is above p(0). Images that share their chances differ only as far as their z do,
+    where `sample_images` draws each anew.
+    """
+    size = coder.config.image_size
+    images = np.zeros((len(z), size, size), np.uint8)
+    for y, x, logits in coder.networks.steps(images, coder.networks.features(z)):
+        zeros = cdf.bernoulli_cdf(logits).T / (1 << cdf.PRECISION)
+        images[:, y, x] = chances[:, y, x] >= zeros
+    return images
+
+
 def hash_seed(seed: int, first: int) -> int:
     """A seed for the batch that begins with image number ``first``."""
     return (seed << 32) + first
