@@ -20,8 +20,8 @@ def _a_few_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vlae_codec.coding.photo.lanes_for", lambda subpixels: 5)
 
 
-# Depthwise blocks with z, masked ones without; stages below others; lanes whose number is no power of two; grey pictures
-# and values that do not occur.
+# Depthwise blocks with z, masked ones without; stages below others; lanes whose number is no power of two; grey
+# pictures and values that do not occur.
 @pytest.mark.parametrize(
     ("name", "sort", "size", "kind", "adapts"),
     [

@@ -123,7 +123,8 @@ class Heads(NamedTuple):
             rest = rest - parts[-1] >> 8
         return cls(
             put(weights), put(np.stack(parts).astype(np.int8)),
-            *(put(np.zeros(weights.shape, kind)) for kind in (np.float32, np.float32, np.int64)),
+            put(np.zeros(weights.shape, np.float32)), put(np.zeros(weights.shape, np.float32)),
+            put(np.zeros(weights.shape, np.int64)),
             put(filled(*steps)), put(filled(*most)), put(wide(known.first_scale, shape.channels)),
             put(wide(known.second_scale, shape.outputs)), put(wide(known.back, shape.outputs)),
             put(wide(known.limits, shape.outputs)), learning_rates(float(known.state[0]), device),
