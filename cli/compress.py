@@ -56,6 +56,8 @@ class Archived:
 @click.option("--quick", is_flag=True, help="Try no WebP and JPEG XL, which take long where they may be smaller.")
 @click.option("--adapt/--no-adapt", default=True, show_default=True,
               help="Let the model learn from a photograph while it codes it: smaller, but slower.")  # fmt: skip
+@click.option("-e", "--effort", type=click.IntRange(1, 2), metavar="1|2",
+              help="Another way to name the model: 1 is fast, 2 is photo.")  # fmt: skip
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
@@ -65,8 +67,9 @@ class Archived:
 @coding_options
 @gather(target=Target, archived=Archived, many_files=ManyFiles, runner=Runner)
 def compress(
-    sources: tuple[str, ...], target: Target, archived: Archived, many_files: ManyFiles, runner: Runner, **coding: Any
-) -> None:
+    sources: tuple[str, ...], target: Target, archived: Archived, many_files: ManyFiles, runner: Runner,
+    effort: int | None, **coding: Any,
+) -> None:  # fmt: skip
     """Compress images without loss.
 
     With a folder as output, each image becomes a file of its own: a.png becomes a.png.vlae there. Folders may be URLs
@@ -83,7 +86,7 @@ def compress(
     \b
     Examples:
       vlae-codec compress photo.png
-      vlae-codec compress photo.png -o photo.vlae
+      vlae-codec compress photo.png -o photo.vlae -e 1
       vlae-codec compress --no-verify - -o - < photo.png > photo.vlae
       vlae-codec compress my/photographs -o photographs.vlae
       vlae-codec compress my/photographs -o packed/ --recursive
@@ -93,9 +96,13 @@ def compress(
     from vlae_codec import files, folders
     from vlae_codec.formats.source import FileOptions
     from vlae_codec.images.sets import is_array
-    from vlae_codec.registry import DEFAULT_MODEL, load_model
+    from vlae_codec.registry import DEFAULT_MODEL, EFFORTS, load_model
 
     options = FileOptions(**coding)
+    if effort is not None:
+        if runner.model_name is not None:
+            raise click.UsageError("--effort names a model, and so does --model: give one of them")
+        runner = replace(runner, model_name=EFFORTS[effort])
     if target.output is None:
         refuse_urls(sources)
         if len(sources) > 1 or sources[0] == files.STANDARD or Path(sources[0]).is_dir():

@@ -295,7 +295,7 @@ def kept_at(stage, block, row, x, SHAPE: tl.constexpr):
 def neighbour(stage, block, row, x, live, SHAPE: tl.constexpr):
     """What is inside a block at pixels of earlier steps or above the stage, 0 beside the image: int32 (TILE, inner)."""
     above = tl.load(stage.place + ABOVE)
-    inside = live & (x >= 0) & (x < tl.load(stage.place + WIDTH)) & ((row >= 0) | (above > 0))
+    inside = live & (x >= 0) & (x < tl.load(stage.place + WIDTH)) & (row >= tl.where(above > 0, -SHAPE.reach, 0))
     up = (block * SHAPE.reach + row + SHAPE.reach).to(tl.int64) * above + x + SHAPE.reach
     at = tl.where(row < 0, stage.boundary + up * SHAPE.inner, kept_at(stage, block, row, x, SHAPE))
     channel = tl.arange(0, SHAPE.inner)

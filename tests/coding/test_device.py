@@ -10,7 +10,7 @@ from interpreted import _faster_interpreter, on_device  # noqa: F401
 from vlae_codec.coding import adapt
 from vlae_codec.coding.photo import Canvas, PhotoCoder
 from vlae_codec.coding.wavefront import Alphabet
-from vlae_codec.entropy.ans import Message
+from vlae_codec.entropy.ans import Message, Messages
 from vlae_codec.errors import CorruptFile
 from vlae_codec.stages import Costs, Stage, StageKind, no_progress
 
@@ -36,7 +36,7 @@ def test_the_device_decodes_what_the_cpu_coded(
     image, model, middle = picture(sort, *size), tiny(name), size[0] // 2 + 1
     alphabet = Alphabet.of(image, 1 if sort == "grey" else 3)
     stages = [Stage(0, middle, kind), Stage(middle, size[0], kind)]
-    coder, message = PhotoCoder(model), Message(3)
+    coder, message = PhotoCoder(model), Message(3) if kind is StageKind.PLAIN_Z else Messages(2, 1)
     canvas = Canvas(image, alphabet, Costs(), no_progress, adapts)
     for stage in reversed(stages):
         coder.stage_codec(canvas, stage).push(message, canvas.rows(stage))
@@ -46,8 +46,9 @@ def test_the_device_decodes_what_the_cpu_coded(
     assert sum(done) == image.shape[0] * image.shape[1]
 
 
-def test_the_device_learns_as_the_cpu_does() -> None:
-    # Enough pixels for a step of Adam.
+def test_the_device_learns_as_the_cpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Enough pixels for a step of Adam, and in a step for each message to have more than its lanes.
+    monkeypatch.setattr("vlae_codec.coding.photo.message_for", lambda *_: Messages(2, 2))
     image, model = picture("grey", 12, 12), tiny("tiny-pointwise")
     alphabet = Alphabet.of(image, 1)
     expected = PhotoCoder(model).encode(image, alphabet, StageKind.WITHOUT_Z, adapts=True)
@@ -63,9 +64,9 @@ def test_a_message_that_ends_too_soon_is_told() -> None:
     image, model = picture("noise", 4, 5), tiny("tiny-pointwise")
     alphabet = Alphabet.of(image, 3)
     message, stages, _ = PhotoCoder(model).encode(image, alphabet, StageKind.WITHOUT_Z)
-    words = message.flatten()
+    short = Message.unflatten(message.flatten()[:-5], message.lanes)
     with pytest.raises(CorruptFile, match="too soon"):
-        on_device(model).decode(Message.unflatten(words[:-5], message.lanes), (4, 5), alphabet, stages)
+        on_device(model).decode(short, (4, 5), alphabet, stages)
 
 
 def test_a_device_that_gives_other_pixels_is_found() -> None:

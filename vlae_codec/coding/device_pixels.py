@@ -223,5 +223,4 @@ def pop_kernel(stage, stacks, tables, SHAPE: tl.constexpr, CHANNELS: tl.constexp
         tl.debug_barrier()
     tl.store(own, heads, mask=lane < lanes)
     tl.store(stacks.sizes + message, size.to(tl.int64))
-    # Other programs look at it, and may but see it sooner or later.
-    tl.store(stage.place + DRY, 1, mask=dry > 0)
+    tl.atomic_max(stage.place + DRY, dry)
