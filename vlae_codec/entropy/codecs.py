@@ -17,11 +17,12 @@ from .ans import Message
 class Codec:
     """A pair of functions; ``push(message, symbols)`` and ``pop(message) -> symbols`` are each other's inverse.
 
-    ``pop`` returns what was pushed and leaves the message as it was before, word for word.
+    ``pop`` returns what was pushed and leaves the message as it was before, word for word. The message is a `Message`, or
+    `Messages` for a codec that takes those.
     """
 
-    push: Callable[[Message, Any], None]
-    pop: Callable[[Message], Any]
+    push: Callable[[Any, Any], None]
+    pop: Callable[[Any], Any]
 
 
 def bits_back(prior: Codec, likelihood: Callable[[Any], Codec], posterior: Callable[[Any], Codec]) -> Codec:
