@@ -17,8 +17,8 @@ from .ans import Message
 class Codec:
     """A pair of functions; ``push(message, symbols)`` and ``pop(message) -> symbols`` are each other's inverse.
 
-    ``pop`` returns what was pushed and leaves the message as it was before, word for word. The message is a `Message`, or
-    `Messages` for a codec that takes those.
+    ``pop`` returns what was pushed and leaves the message as it was before, word for word. The message is a `Message`,
+    or `Messages` for a codec that takes those.
     """
 
     push: Callable[[Any, Any], None]
