@@ -78,7 +78,9 @@ def main() -> None:
         wrong |= bool(inexact)
         print(made.metadata.name, *found, *([f"INEXACT: {' '.join(inexact)}"] if inexact else []), flush=True)
     names = {made.metadata.name for made in compiled.values()}
-    sys.exit(wrong or f"only {names} were compiled" * (names != NAMES))
+    if names != NAMES:
+        sys.exit(f"compiled {sorted(names)}, expected {sorted(NAMES)}")
+    sys.exit(wrong)
 
 
 if __name__ == "__main__":
