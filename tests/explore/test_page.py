@@ -30,7 +30,7 @@ from vlae_codec.explore.digits import CHOICES
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium, chromium-browser or google-chrome here")
 #: Milliseconds that a test waits for the page, on a machine that does other work.
-PATIENCE = 60_000
+PATIENCE = 240_000
 PICTURES = "() => [...document.querySelectorAll('#draws canvas')].map(c => c.toDataURL()).join()"
 
 

@@ -50,10 +50,7 @@ class Choice:
 
 
 #: Those that ship, by window.
-CHOICES = (
-    Choice("0", "explore-0"), Choice("1", "explore-1"), Choice("2", "explore-2"), Choice("4", "explore-4"),
-    Choice("VLAE", "explore-vlae"), Choice("full", "explore-full"),
-)  # fmt: skip
+CHOICES = (Choice("0", "explore-0"), Choice("VLAE", "static-mnist"), Choice("full", "explore-full"))
 
 
 def load_choice(choice: Choice, device: str) -> Model:
