@@ -54,10 +54,11 @@ class Archived:
 @click.option("--strip", is_flag=True, help="Leave out metadata.")
 @click.option("--exact", is_flag=True, help="Only bit for bit: else the source is kept as it is.")
 @click.option("--quick", is_flag=True, help="Try no WebP and JPEG XL, which take long where they may be smaller.")
-@click.option("--adapt/--no-adapt", default=True, show_default=True,
-              help="Let the model learn from a photograph while it codes it: smaller, but slower.")  # fmt: skip
+@click.option("--adapt/--no-adapt", default=None,
+              help="Let the model learn from a photograph while it codes it: smaller, but slower. Default: yes, "
+              "but not with --effort 1.")  # fmt: skip
 @click.option("-e", "--effort", type=click.IntRange(1, 2), metavar="1|2",
-              help="Another way to name the model: 1 is fast, 2 is photo.")  # fmt: skip
+              help="In place of --model: 1 is fast, which does not learn unless told to, 2 is photo.")  # fmt: skip
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
@@ -68,7 +69,7 @@ class Archived:
 @gather(target=Target, archived=Archived, many_files=ManyFiles, runner=Runner)
 def compress(
     sources: tuple[str, ...], target: Target, archived: Archived, many_files: ManyFiles, runner: Runner,
-    effort: int | None, **coding: Any,
+    effort: int | None, adapt: bool | None, **coding: Any,
 ) -> None:  # fmt: skip
     """Compress images without loss.
 
@@ -98,11 +99,13 @@ def compress(
     from vlae_codec.images.sets import is_array
     from vlae_codec.registry import DEFAULT_MODEL, EFFORTS, load_model
 
-    options = FileOptions(**coding)
+    learns = True
     if effort is not None:
         if runner.model_name is not None:
             raise click.UsageError("--effort names a model, and so does --model: give one of them")
-        runner = replace(runner, model_name=EFFORTS[effort])
+        name, learns = EFFORTS[effort]
+        runner = replace(runner, model_name=name)
+    options = FileOptions(adapt=learns if adapt is None else adapt, **coding)
     if target.output is None:
         refuse_urls(sources)
         if len(sources) > 1 or sources[0] == files.STANDARD or Path(sources[0]).is_dir():

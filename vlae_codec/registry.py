@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: The model that compresses when none is named.
 DEFAULT_MODEL = "photo"
-#: Models for photographs by effort: the more, the smaller and the slower.
-EFFORTS = {1: "fast", 2: "photo"}
+#: Models for photographs by effort, and whether they learn from them: the more, the smaller and the slower.
+EFFORTS = {1: ("fast", False), 2: ("photo", True)}
 #: The model whose z tells of a photograph, for lossy codes when none is named.
 LOSSY_MODEL = "photo-global"
 #: Names a folder of more models, searched after the shipped ones.

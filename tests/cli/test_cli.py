@@ -222,6 +222,25 @@ def test_bad_sources_of_compress(tmp_path: Path, source: Path) -> None:
     check_refused(stopped, tmp_path, "cut.png cannot be read")
 
 
+@pytest.mark.parametrize(
+    ("options", "model", "adapts"),
+    [(["-e", "1"], "fast", False), (["-e", "1", "--adapt"], "fast", True), (["-e", "2"], "photo", True),
+     ([], "photo", True), (["-e", "2", "--no-adapt"], "photo", False)],
+)  # fmt: skip
+def test_effort_is_a_model_and_whether_it_learns(tmp_path: Path, options: list[str], model: str, adapts: bool) -> None:
+    with Image.open(EXAMPLES / "lake.png") as image:
+        image.convert("RGB").crop((0, 0, 150, 120)).save(tmp_path / "part.png")
+    assert call("compress", tmp_path / "part.png", "-o", tmp_path / "part.vlae", *options).exit_code == 0
+    what = vlae_codec.info((tmp_path / "part.vlae").read_bytes())
+    assert (what["model"], what["adapts"]) == (model, adapts)
+
+
+def test_effort_beside_a_model_is_refused(tmp_path: Path, source: Path) -> None:
+    result = call("compress", source, "-o", tmp_path / "out.vlae", "-e", "1", "-m", TINY)
+    assert result.exit_code == 2
+    assert "--effort names a model, and so does --model" in result.stderr
+
+
 def test_bad_models(tmp_path: Path, source: Path, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.vlae"
     check_refused(call("compress", source, "-o", out, "-m", "nobody"), tmp_path, "no model 'nobody'", "photo")

@@ -14,9 +14,6 @@ from conftest import GOLDEN
 from PIL import Image
 from vlae_codec.cli import main
 
-from vlae_codec.errors import UnknownModel
-from vlae_codec.registry import load_model
-
 pytest.importorskip("starlette", reason="explore needs the extra 'explore'")
 pytest.importorskip("uvicorn", reason="explore needs the extra 'explore'")
 pytest.importorskip("playwright", reason="the page's tests drive a browser by playwright, of the extra 'test'")
@@ -260,11 +257,7 @@ def test_a_phone_shows_all_of_it(browser: Browser, address: str, scheme: str) ->
 
 def test_the_models_that_ship(browser: Browser) -> None:
     """The page as users get it: each window has bits of its own, and the full one leaves less to z than none does."""
-    try:
-        paths = [load_model(choice.name, "cpu") and Path(choice.name) for choice in CHOICES]
-    except UnknownModel:
-        pytest.skip("the page's models are not there yet")
-    with served(paths) as address:
+    with served([Path(choice.name) for choice in CHOICES]) as address:
         page, _, wrong = opened(browser, address)
         page.locator("#window").press("Home")
         page.wait_for_function("() => !document.querySelector('.bar.waiting')")

@@ -163,7 +163,8 @@ def test_golden_files_decode_for_ever(path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("tiny", "smooth"), ("tiny-pointwise", "smooth"), ("photo", "lake"), ("photo-global", "lake")]
+    ("name", "kind"),
+    [("tiny", "smooth"), ("tiny-pointwise", "smooth"), ("fast", "lake"), ("photo", "lake"), ("photo-global", "lake")],
 )
 def test_golden_files_are_made_again_word_for_word(name: str, kind: str) -> None:
     model = vlae_codec.load_model(name, "cpu")
@@ -197,7 +198,7 @@ def test_z_is_refused_in_several_messages() -> None:
         vlae_codec.decompress(container.write(header, bytes(payload)))
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-pointwise", "tiny-no-z", "photo", "photo-global"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-pointwise", "tiny-no-z", "fast", "photo", "photo-global"])
 def test_golden_files_of_heads_that_learn_are_made_again(name: str) -> None:
     model = vlae_codec.load_model(name, "cpu")
     with Image.open(GOLDEN / "lake.png") as image, patch.object(adapt, "FEWEST", 1):

@@ -124,7 +124,7 @@ def main() -> None:
                 (HERE / f"{name}-{kind}-{stage_kind.name.lower()}.vlae").write_bytes(
                     vlae_file(image, stage_kind, loaded)
                 )
-    for name in ("photo", "photo-global"):
+    for name in ("fast", "photo", "photo-global"):
         loaded = vlae_codec.load_model(name, "cpu")
         write_adapting(name, part, loaded)
         for stage_kind in StageKind if loaded.config.z_channels else [StageKind.WITHOUT_Z]:
