@@ -24,6 +24,7 @@ class Run:
 
     output: Path | None
     start: str | None
+    decoder: str | None
     until: int | None
     bf16: bool | None
     device: str
@@ -51,6 +52,8 @@ class Parts:
               help="Folder for the checkpoint; a run that was stopped goes on from it.")  # fmt: skip
 @click.option("--start", metavar="NAME|PATH", shell_complete=complete_path,
               help="Model to begin from, by name or file, or checkpoint (.pt) of another run.")  # fmt: skip
+@click.option("--decoder", metavar="NAME|PATH", shell_complete=complete_path,
+              help="With --start: the model whose decoder takes the place of that one's; photographs.")  # fmt: skip
 @click.option("--steps", type=int, help="Optimiser steps in all.")
 @click.option("--until", type=int, help="Stop after this step, keeping the schedule of --steps.")
 @click.option("--decay", type=int, help="Steps over which the rate falls to zero at the end.")
@@ -96,7 +99,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
     from vlae_codec.models.training.loop import Report, Trainer
     from vlae_codec.models.training.presets import PRESETS, preset
     from vlae_codec.models.training.processes import joined
-    from vlae_codec.models.training.start import to_floats
+    from vlae_codec.models.training.start import to_floats, with_decoder
     from vlae_codec.models.vlae import VLAE
 
     from vlae_codec.errors import UnknownModel
@@ -128,6 +131,10 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
         if config.image_size != chosen.config.image_size:
             kind = "binary images: give --config vlae" if config.image_size else "photographs: give --config photo"
             raise UnknownModel(f"--start {run.start} is a model for {kind}")
+    if run.decoder:
+        if not isinstance(begin, VLAE):
+            raise click.UsageError("--decoder changes the model to begin from: name it with --start")
+        begin = with_decoder(begin, to_floats(load_model(run.decoder, "cpu").coder.model))
     shape = {name: given[name] for name in CONFIG if name in given}
     if shape.get("z_channels", 0) % max(config.z_groups, 1):
         shape["z_groups"] = 0

@@ -12,6 +12,7 @@ from vlae_codec.models.vlae import VLAE
 from vlae_codec.errors import UnknownModel
 
 from .export import FloatLayer, float_layers, measure_binary_ranges, measure_ranges
+from .loop import FOR_DECODER
 
 #: Largest activation of every channel in the float model. The integers do not tell what it was before they were made,
 #: and any would give the same function; in trained models it is 2 to 6 for most.
@@ -74,6 +75,26 @@ def to_floats(integers: IntegerModel) -> VLAE:
     if unlike.any():
         raise UnknownModel(f"{int(unlike.sum())} of the model's weights are none that training can give")
     return model.float()
+
+
+def with_decoder(model: VLAE, other: VLAE) -> VLAE:
+    """A model for photographs whose local decoder is another's, and sees nothing of z as yet.
+
+    Raises
+    ------
+    UnknownModel
+        If the decoders are of different shapes, or the first model has no z.
+    """
+    shapes = [{name: tuple(p.shape) for name, p in each.decoder.named_parameters()} for each in (model, other)]
+    if shapes[0] != shapes[1] or model.config.window_offsets != other.config.window_offsets:
+        raise UnknownModel("the decoder to begin from has another shape than the model's")
+    if not model.config.z_channels or model.config.image_size:
+        raise UnknownModel("the decoder to begin from is for a model of photographs with a z, and this is none")
+    model.decoder.load_state_dict(other.decoder.state_dict())
+    with torch.no_grad():
+        for name in FOR_DECODER:
+            model.features.get_parameter(name).zero_()
+    return model
 
 
 def _ranges(config: VLAEConfig) -> dict[str, NDArray[np.float64]]:

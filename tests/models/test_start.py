@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.plan import prior_masks
 from vlae_codec.models.training.evaluate import picture_elbo
 from vlae_codec.models.training.export import load_average, measure_binary_ranges, measure_ranges, to_integers
-from vlae_codec.models.training.start import to_floats
+from vlae_codec.models.training.start import to_floats, with_decoder
+from vlae_codec.models.vlae import VLAE
 
 import vlae_codec
 from vlae_codec.errors import UnknownModel
@@ -46,6 +48,29 @@ def test_the_float_model_exported_again_codes_the_same_bits(name: str) -> None:
     again = to_integers(floats, measure_ranges(floats, [pixels]))
     kind = StageKind.PLAIN_Z if floats.config.z_channels else StageKind.WITHOUT_Z
     assert coded_bits(again, pixels, kind) == pytest.approx(coded_bits(tiny(name), pixels, kind), rel=0.005)
+
+
+def test_a_decoder_of_another_model_begins_as_it_was_and_sees_no_z() -> None:
+    model = to_floats(tiny())
+    other = VLAE(dataclasses.replace(model.config, z_channels=0))
+    with torch.no_grad():
+        other.decoder.head_bias2 += 0.5
+    pixels = picture("smooth", 96, 96, 3)
+    alone, _ = picture_elbo(other, pixels)
+    before, cost = picture_elbo(model, pixels)
+    assert before != pytest.approx(alone, rel=0.01)
+    after, same_cost = picture_elbo(with_decoder(model, other), pixels)
+    assert after == pytest.approx(alone, rel=1e-6)
+    # The KL is of a draw of z.
+    assert same_cost == pytest.approx(cost, rel=0.2)
+
+
+def test_a_decoder_of_another_shape_or_for_no_z_is_refused() -> None:
+    model = to_floats(tiny())
+    with pytest.raises(UnknownModel, match="another shape"):
+        with_decoder(model, VLAE(dataclasses.replace(model.config, channels=2 * model.config.channels)))
+    with pytest.raises(UnknownModel, match="with a z"):
+        with_decoder(to_floats(tiny("tiny-no-z")), to_floats(tiny("tiny-no-z")))
 
 
 @pytest.mark.parametrize("name", BINARY)
