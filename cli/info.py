@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from vlae_codec.images.orientation import TRANSPOSED
+
 from .options import complete_path, display, naming
 
 
@@ -96,7 +98,8 @@ def _image_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
             else "not known here"
         )
         rows.append(("model", f"{what['model'] or 'not known here'} ({what['model_id']}), window {seen}"))
-        stages = ", ".join(f"{stage['rows']} rows {stage['z']}" for stage in what["stages"])
+        lines = "columns" if what["orientation"] & TRANSPOSED else "rows"
+        stages = ", ".join(f"{stage['rows']} {lines} {stage['z']}" for stage in what["stages"])
         learning = ", the model learns from each" if what["adapts"] else ""
         messages = f"{what['messages']} messages of " if what["messages"] > 1 else ""
         rows.append(("stages", f"{stages}{learning}; {messages}{what['lanes']} lanes"))

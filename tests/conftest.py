@@ -104,10 +104,10 @@ def picture(kind: str, height: int, width: int, seed: int = 0) -> np.ndarray:
     raise ValueError(kind)
 
 
-def vlae_file(image: Image.Image, kind: StageKind, model: Model) -> bytes:
+def vlae_file(image: Image.Image, kind: StageKind, model: Model, orientation: int = 0) -> bytes:
     """A file of kind vlae, even where a fallback would be smaller, with stages of a given kind."""
     planes = pixels.to_planes(np.asarray(image))
-    header = Header(FileKind.VLAE, *image.size, pixels.digest_of(image))
+    header = Header(FileKind.VLAE, *image.size, pixels.digest_of(image), orientation=orientation)
     return encode_as(kind, *planes, header, model)
 
 

@@ -17,6 +17,7 @@ from vlae_codec.entropy.ans import Messages
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion, VlaeError
 from vlae_codec.formats import header as container
 from vlae_codec.formats.header import FallbackKind, FileKind, Header, PixelKind
+from vlae_codec.images.orientation import ORIENTATIONS, ROWS_REVERSED, TRANSPOSED
 from vlae_codec.stages import Stage, StageKind
 
 
@@ -46,14 +47,15 @@ def headers(draw: st.DrawFn) -> Header:
         return header
     header.model_id = draw(st.binary(min_size=8, max_size=8))
     header.pixel_kind = draw(st.sampled_from(PixelKind))
+    header.orientation = draw(st.integers(0, ORIENTATIONS - 1))
     header.lanes = draw(st.integers(1, container.MAX_LANES))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     header.occurring = rng.random((header.channels, 256)) < draw(st.sampled_from([0.02, 0.5, 2.0]))
     header.occurring[:, 7] = True
-    top = 0
-    while top < height:
+    top, end = 0, width if header.orientation & TRANSPOSED else height
+    while top < end:
         rows = 16 * draw(st.integers(1, 400))
-        header.stages.append(Stage(top, min(top + rows, height), draw(st.sampled_from(StageKind))))
+        header.stages.append(Stage(top, min(top + rows, end), draw(st.sampled_from(StageKind))))
         top += rows
     header.costs = (draw(st.integers(0, 2**56 - 1)), draw(st.integers(0, 2**30)), draw(st.integers(0, 2**40)))
     if header.pixel_kind.has_alpha:
@@ -188,6 +190,42 @@ def test_golden_files_of_several_messages_are_made_again(name: str) -> None:
         assert vlae_file(image, StageKind.WITHOUT_Z, model) == expected
     what = vlae_codec.info(expected)
     assert (what["messages"], what["lanes"]) == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-pointwise", "tiny-no-z"])
+def test_golden_files_of_turned_pictures_are_made_again(name: str) -> None:
+    model = vlae_codec.load_model(name, "cpu")
+    with Image.open(GOLDEN / "lake.png") as image:
+        expected = (GOLDEN / f"{name}-lake-turned.vlae").read_bytes()
+        assert vlae_file(image, StageKind.WITHOUT_Z, model, TRANSPOSED | ROWS_REVERSED) == expected
+    assert vlae_codec.info(expected)["orientation"] == TRANSPOSED | ROWS_REVERSED
+
+
+@pytest.mark.parametrize("kind", StageKind)
+@pytest.mark.parametrize("orientation", range(ORIENTATIONS))
+def test_every_orientation_decodes(tiny_model: vlae_codec.Model, orientation: int, kind: StageKind) -> None:
+    image = Image.fromarray(picture("smooth", 50, 37))
+    data = vlae_file(image, kind, tiny_model, orientation)
+    assert vlae_codec.decompress(data, tiny_model).tobytes() == image.tobytes()
+
+
+def test_an_orientation_of_none_is_refused() -> None:
+    data = bytearray((GOLDEN / "tiny-lake-turned.vlae").read_bytes())
+    header, _ = container.read(bytes(data))
+    at = data.index(bytes([header.pixel_kind + container.TURNED, header.orientation])) + 1
+    for value in (0, ORIENTATIONS):
+        data[at] = value
+        with pytest.raises(CorruptFile, match="orientation"):
+            vlae_codec.decompress(sealed(bytes(data[:-4])))
+
+
+def test_a_picture_and_its_transpose_are_coded_alike() -> None:
+    with Image.open(EXAMPLES / "lake.png") as image:
+        part = image.convert("RGB").crop((0, 0, 160, 128))
+    upright, aside = (vlae_codec.compress(each) for each in (part, part.transpose(Image.Transpose.TRANSPOSE)))
+    found = [vlae_codec.info(data)["orientation"] for data in (upright, aside)]
+    assert sorted(found) == [0, TRANSPOSED]
+    assert abs(len(upright) - len(aside)) <= 1
 
 
 def test_z_is_refused_in_several_messages() -> None:

@@ -27,6 +27,7 @@ from vlae_codec.entropy.ans import Messages  # noqa: E402
 from vlae_codec.formats import lossy, single  # noqa: E402
 from vlae_codec.formats.archive_writer import archive_array  # noqa: E402
 from vlae_codec.formats.source import compress_file  # noqa: E402
+from vlae_codec.images import orientation  # noqa: E402
 from vlae_codec.images.sets import Source  # noqa: E402
 from vlae_codec.stages import StageKind  # noqa: E402
 
@@ -81,6 +82,12 @@ def write_several(name: str, image: Image.Image, model: vlae_codec.Model) -> Non
         (HERE / f"{name}-lake-several.vlae").write_bytes(vlae_file(image, StageKind.WITHOUT_Z, model))
 
 
+def write_turned(name: str, image: Image.Image, model: vlae_codec.Model) -> None:
+    """A file of a picture that is coded from its last column to its first."""
+    turned = orientation.TRANSPOSED | orientation.ROWS_REVERSED
+    (HERE / f"{name}-lake-turned.vlae").write_bytes(vlae_file(image, StageKind.WITHOUT_Z, model, turned))
+
+
 def write_sources() -> None:
     """Image files, and what they are compressed to: a file of each form in which they are made again, or stored."""
     from images.corpus import CORPUS, deflated_elsewhere, grey
@@ -116,6 +123,7 @@ def main() -> None:
         loaded = vlae_codec.load_model(path, "cpu")
         write_adapting(name, part, loaded)
         write_several(name, part, loaded)
+        write_turned(name, part, loaded)
         stage_kinds = list(StageKind) if config.z_channels else [StageKind.WITHOUT_Z]
         for kind in ("smooth", "gaps", "grey"):
             image = Image.fromarray(picture(kind, 83, 50, seed=5))

@@ -240,6 +240,12 @@ class PhotoCoder:
         """The networks between pictures and z. A model without z has none, and no stage that asks it."""
         return cast(SynthesisPass, self._synthesis)
 
+    def code_length(self, image: NDArray[np.uint8], alphabet: Alphabet) -> float:
+        """Bits of an image (H, W, 3) without z and learning, without a message."""
+        canvas = Canvas(image, alphabet, Costs(), no_progress)
+        self._intervals(canvas, Stage(0, len(image), StageKind.WITHOUT_Z), None)
+        return canvas.costs.pixels
+
     # -- codecs ------------------------------------------------------------------------------------------------------
 
     def stage_codec(self, canvas: Canvas, stage: Stage) -> Codec:

@@ -17,6 +17,7 @@ from vlae_codec.fields import MAGIC, MAX_METADATA, VERSION, Reader, write_varint
 from vlae_codec.images.fallback import FallbackKind
 from vlae_codec.images.io import Reason
 from vlae_codec.images.jpeg import recompress, restore
+from vlae_codec.images.orientation import ORIENTATIONS, TRANSPOSED
 from vlae_codec.images.pixels import MAX_PIXELS, MAX_SIDE, PixelKind, check_size
 from vlae_codec.images.rasters import Form
 from vlae_codec.models.config import VLAEConfig
@@ -55,6 +56,8 @@ SOURCE = 16
 ADAPTS = 16
 #: Added to the pixel kind where there are several messages, and most of them.
 SEVERAL, MAX_MESSAGES = 32, 64
+#: Added to the pixel kind where the picture is coded turned or mirrored, see `vlae_codec.images.orientation`.
+TURNED = 64
 #: Most bytes of a recipe.
 MAX_RECIPE = 1 << 30
 
@@ -87,6 +90,8 @@ class Header:
     model_id: bytes = bytes(8)
     pixel_kind: PixelKind = PixelKind.RGB
     adapts: bool = False
+    #: Which way round the picture is coded, and the stages lie.
+    orientation: int = 0
     lanes: int = 1
     #: Words of each message but the last, where there are several.
     lengths: list[int] = field(default_factory=list)
@@ -150,7 +155,10 @@ def write(header: Header, payload: bytes) -> bytes:
     if header.file_kind is FileKind.VLAE:
         assert header.occurring is not None
         out += header.model_id
-        out.append(header.pixel_kind + (ADAPTS if header.adapts else 0) + (SEVERAL if header.lengths else 0))
+        flags = ((header.adapts, ADAPTS), (header.lengths, SEVERAL), (header.orientation, TURNED))
+        out.append(header.pixel_kind + sum(flag for given, flag in flags if given))
+        if header.orientation:
+            out.append(header.orientation)
         out += write_varint(header.lanes)
         if header.lengths:
             out += write_varint(len(header.lengths) + 1) + b"".join(map(write_varint, header.lengths))
@@ -259,16 +267,20 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes | mem
         header.source = SourceFile(form, name, unpack(recipe, size, "the recipe"))
     if kind is FileKind.VLAE:
         header.model_id = reader.take(8, "the model id")
-        value = reader.byte("the pixel kind", SEVERAL + ADAPTS + len(PixelKind))
+        value = reader.byte("the pixel kind", TURNED + SEVERAL + ADAPTS + len(PixelKind))
         if value % ADAPTS >= len(PixelKind):
             raise CorruptFile(f"the pixel kind is {value}, which is none")
         header.pixel_kind, header.adapts = PixelKind(value % ADAPTS), bool(value & ADAPTS)
+        if value & TURNED:
+            header.orientation = reader.byte("the orientation", ORIENTATIONS)
+            if not header.orientation:
+                raise CorruptFile("the orientation is 0, which is not stored")
         header.lanes = reader.varint("the number of lanes", 1, MAX_LANES)
         if value & SEVERAL:
             count = reader.varint("the number of messages", 2, MAX_MESSAGES)
             header.lengths = [reader.varint("a message's words", 2, len(body)) for _ in range(count - 1)]
         header.occurring = np.stack([_read_mask(reader) for _ in range(header.channels)])
-        header.stages = _read_stages(reader, height)
+        header.stages = _read_stages(reader, width if header.orientation & TRANSPOSED else height)
         if header.lengths and any(stage.kind is not StageKind.WITHOUT_Z for stage in header.stages):
             raise CorruptFile(f"z in {len(header.lengths) + 1} messages, expected one")
         low, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))

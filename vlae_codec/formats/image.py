@@ -109,6 +109,7 @@ def info(data: bytes) -> dict[str, Any]:
         "coded_channels": header.channels,
         "values": [int(row.sum()) for row in header.occurring] if header.occurring is not None else [],
         "adapts": header.adapts,
+        "orientation": header.orientation,
         "messages": len(header.lengths) + 1,
         "lanes": header.lanes,
         "stages": [{"rows": s.count, "z": s.kind.name.lower().replace("_", "-")} for s in header.stages],

@@ -21,6 +21,7 @@ from vlae_codec.images.fallback import (
     worth_trying,
 )
 from vlae_codec.images.metadata import metadata_of, restore_metadata
+from vlae_codec.images.orientation import TRANSPOSED, shortest, turned, turned_back
 from vlae_codec.images.pixels import digest_of, from_planes, pixel_digest, to_planes, values_of
 from vlae_codec.registry import Model, find_model, load_model
 from vlae_codec.stages import Passes, Progress, StageKind, expect, no_progress
@@ -30,6 +31,8 @@ from .header import CONSTANT, FallbackKind, FileKind, Header, PixelKind, SourceF
 
 #: Subpixels below which every kind of coding z is tried, and every fallback, and the smallest kept.
 SMALL = 3 * 192 * 192
+#: Subpixels above which a picture is coded as it stands: turning takes another copy of it.
+MOST_TURNED = 3 << 25
 #: About the share of the time that the VLAE takes of its own and of verification, that fallbacks take of theirs and of
 #: verification, and what is left for anything after a pass that was the only one planned. For the progress alone.
 VLAE_SHARE, FALLBACKS_SHARE, REST = 0.35, 0.8, 0.1
@@ -162,6 +165,12 @@ def _as_image(image: Image.Image | np.ndarray) -> Image.Image:
 
 def _vlae(planes: np.ndarray, pixel_kind: PixelKind, header: Header, model: Model, progress: Progress) -> bytes:
     """The smallest .vlae file that the model makes of the planes."""
+    from vlae_codec.coding.wavefront import Alphabet
+
+    header.pixel_kind = pixel_kind
+    if planes.size <= MOST_TURNED:
+        alphabet = Alphabet.of(planes, header.channels)
+        header.orientation = shortest(planes, lambda part: model.photographs.code_length(part, alphabet))
     kinds = [StageKind.BITS_BACK]
     if not model.config.z_channels:
         kinds = [StageKind.WITHOUT_Z]
@@ -184,12 +193,13 @@ def encode_as(
     kind: StageKind, planes: np.ndarray, pixel_kind: PixelKind, header: Header, model: Model,
     progress: Progress = no_progress,
 ) -> bytes:  # fmt: skip
-    """A .vlae file of planes (H, W, 3) whose stages are of a given kind; fills in the header."""
+    """A .vlae file of planes (H, W, 3), turned as the header says, whose stages are of a given kind; fills it in."""
     header.file_kind, header.model_id, header.pixel_kind = FileKind.VLAE, model.id, pixel_kind
     # Here, as compiled loops are slow to load and not every picture needs them.
     from vlae_codec.coding.adapt import FEWEST
     from vlae_codec.coding.wavefront import Alphabet
 
+    planes = turned(planes, header.orientation)
     alphabet = Alphabet.of(planes, header.channels)
     header.adapts = model.adapt and header.width * header.height >= FEWEST
     message, stages, costs = model.photographs.encode(planes, alphabet, kind, progress, header.adapts)
@@ -324,5 +334,8 @@ def _decode(header: Header, payload: bytes | memoryview, model: Model | None, pr
         message = Message.unflatten(words, header.lanes)
     alphabet = Alphabet.having(header.occurring)
     size = header.height, header.width
+    if header.orientation & TRANSPOSED:
+        size = size[::-1]
     planes, _ = model.photographs.decode(message, size, alphabet, header.stages, progress, header.adapts)
+    planes = turned_back(planes, header.orientation)
     return from_planes(planes, header.pixel_kind, _decode_alpha(header))
