@@ -99,8 +99,8 @@ def subjects() -> list[Subject]:
     deflate.deflate(b"", Parameters(6, 0, 8, 15))
     found = []
     for path in sorted(GOLDEN.glob("*.vlae")):
-        # Those of the large model, and archives of 300 images, take too long; `made` has smaller ones.
-        if not path.stem.startswith("photo") and not path.stem.endswith("array"):
+        # Those of the shipped models, and archives of 300 images, take too long; `made` has smaller ones.
+        if not path.stem.startswith(("fast", "photo")) and not path.stem.endswith("array"):
             found.append(_subject(path.stem, path.read_bytes()))
     found += [_subject(name, data) for name, data in made().items()]
     found += [_model(path) for path in sorted(GOLDEN.glob("*.safetensors"))]

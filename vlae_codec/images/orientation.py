@@ -1,7 +1,7 @@
 """Which way round a picture is coded: turned or mirrored, it may take fewer bits.
 
 The decoder's window and its layers see more above a pixel than to its left, so columns and rows are not alike to it.
-Squares from all over the picture are coded each way, by the network as it is, and the shortest way is kept.
+Squares from all over the picture are measured each way, by the network as it is, and the shortest way is taken.
 """
 
 from __future__ import annotations
