@@ -37,8 +37,8 @@ def lossy(sources: tuple[str, ...], target: Target, size: Size, key: str, runner
     """Keep only the global structure of images: z, some bits for each image.
 
     `decompress` shows what z tells of a photograph, with detail drawn anew by --mode sample, or draws binary images
-    anew: the pixels differ from the original's. SOURCES are as for `compress`: a photograph (a .vlae file of one will do), or binary images with a
-    model for them.
+    anew: the pixels differ from the original's. SOURCES are as for `compress`: a photograph (a .vlae file of one will
+    do), or binary images with a model for them.
 
     \b
     Examples:

@@ -1,6 +1,6 @@
-"""A photograph, what z tells of it in a few kilobytes, and WebP and AVIF of the same size.
+"""A photograph, what z tells of it in a few kilobytes, a draw of the detail, and WebP and AVIF of the same size.
 
-python examples/photograph.py PHOTO.png -o figure.png [--bytes N] [--model NAME]
+python examples/photograph.py PHOTO.png -o figure.png [--bytes N] [--model NAME] [--box LEFT TOP RIGHT BOTTOM]
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("photo", type=Path, metavar="PHOTO")
     parser.add_argument("-m", "--model", default=LOSSY_MODEL, help="name or path of a model whose z tells something")
     parser.add_argument("--bytes", type=int, default=4000, help="of each file (default: 4000)")
+    parser.add_argument("--box", type=int, nargs=4, metavar="N", help="part that is shown (default: all)")
     options = parser.parse_args()
     with Image.open(options.photo) as opened:
         image = opened.convert("RGB")
@@ -41,16 +42,17 @@ def main() -> None:
     size = len(file.to_bytes())
     shown = [
         ("original", np.asarray(image)),
-        (f"z alone: {size:,} bytes", lossy.reconstruct(file, model, mean=True)[0, 0]),
+        (f"z alone, mean: {size:,} bytes", lossy.reconstruct(file, model, mean=True)[0, 0]),
+        (f"z alone, detail drawn: {size:,} bytes", lossy.reconstruct(file, model)[0, 0]),
     ]
     for kind in ("WEBP", "AVIF"):
         pixels, length = of_size(image, kind, size)
         shown.append((f"{'WebP' if kind == 'WEBP' else kind}: {length:,} bytes", pixels))
-    figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.6), dpi=110, layout="constrained")
-    for axis in axes.flat:
+    left, top, right, bottom = options.box or (0, 0, *image.size)
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(2.4 * len(shown), 2.7), dpi=110, layout="constrained")
+    for axis, (title, pixels) in zip(axes.flat, shown, strict=True):
         axis.axis("off")
-    for axis, (title, pixels) in zip(axes.flat, shown, strict=False):
-        axis.imshow(pixels, interpolation="lanczos")
+        axis.imshow(pixels[top:bottom, left:right], interpolation="lanczos")
         axis.set_title(title, fontsize=8)
     figure.savefig(options.output)
 
