@@ -5,8 +5,8 @@ python tests/benchmarks/window.py FOLDER... [--model NAME]
 z is drawn from q(z | x), the same for all lines. *Window 0* is a factorised p0(x | z): a discretised logistic around
 the synthesis' reconstruction y, with one scale for each picture, that which gives the fewest bits. *p0 of draws* is
 what `decompress --mode sample` holds its draws near y by, see `coding.sample`: still no window, but scales that vary
-and channels that see each other. *Full* is the model. Bits per subpixel in all are KL and pixels, without what ANS and the
-file's head add.
+and channels that see each other. *Full* is the model. Bits per subpixel in all are KL and pixels, without what ANS
+and the file's head add.
 """
 
 from __future__ import annotations
