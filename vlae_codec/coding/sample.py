@@ -156,7 +156,7 @@ def _draw_strip(
     features = np.ascontiguousarray(strip.features[:rows, :width])
     for begin, end in strides(width + skew * (rows - 1)):
         draw_wavefront(coder.arrays, area, features, caches, pull, begin, end)
-    return features[max(rows - halo, 0) :]
+    return features[max(rows - halo, 0) :].copy()
 
 
 @njit(cache=True)
