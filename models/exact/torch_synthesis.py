@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +57,11 @@ class TorchSynthesis(SynthesisPass):
         rng, pixels = np.random.Generator(np.random.PCG64(0)), side * VLAEConfig.Z_PATCH
         image = rng.integers(0, 256, (pixels, pixels, 3), np.uint8)
         z = rng.integers(*plan.Z_LIMITS, (side, side, self.config.z_channels), np.int64, endpoint=True)
-        mine, expected = ((*each.posterior(image), each.features(z, pixels, pixels)) for each in (self, other))
-        return all(np.array_equal(a, b) for a, b in zip(mine, expected, strict=True))
+
+        def integers(networks: SynthesisPass) -> list[NDArray[Any]]:
+            return [*networks.posterior(image), networks.features(z, pixels, pixels)]
+
+        return all(np.array_equal(a, b) for a, b in zip(integers(self), integers(other), strict=True))
 
     def _load(self, array: Floats) -> Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, assignment"
 """Photographs drawn from their z: the local decoder's detail, held near the synthesis' reconstruction y.
 
 Popped pixel by pixel, p(x | z, window) drifts away from y, as each pixel is drawn given others that were drawn. So each
@@ -32,10 +32,10 @@ from .wavefront import cumulative, fill_boundary, mixture_components, run_networ
 _TAKEN_FROM = "5e59c17b70d31393"
 
 #: p0's scale is `GAIN` times the root of y's activity, in pixel values: the mean of what y changes by from a pixel to
-#: the one below and to its right, over `AROUND` pixels each way. Three times the root is what y is wrong by, as
-#: measured on training photographs (|x - y| of 4 where the activity is 0.9, of 16 where it is 20), but draws that keep
+#: the one below and to its right, over `AROUND` pixels each way. About three times the root is the scale of what y is
+#: wrong by on training photographs (|x - y| of 4 where the activity is 0.9, of 16 where it is 20), but draws that keep
 #: nearer to y look better.
-GAIN, AROUND = 2, 4
+GAIN, AROUND = 1, 4
 #: Lowest and highest index of p0's scale: 0.7 and 14 pixel values.
 SCALES = (84, 180)
 #: How many steps less p0's scale has for green and blue, which are held to what was drawn of the channel before: e^-1.5
@@ -136,7 +136,8 @@ def _with_scales(strips: Iterator[Strip]) -> Iterator[tuple[Strip, NDArray[np.ui
         parts = [strip.y] if below is None else [strip.y, below.y[:reach]]
         y = np.concatenate([above, *parts] if len(above) else parts)
         yield strip, scales_of(y)[len(above) : len(above) + len(strip.y)]
-        strip, above = below, strip.y[-reach:]
+        above = strip.y[-reach:]
+        strip = below
 
 
 def _draw_strip(
