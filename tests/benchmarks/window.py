@@ -2,11 +2,9 @@
 
 python tests/benchmarks/window.py FOLDER... [--model NAME]
 
-z is drawn from q(z | x), the same for all lines. *Window 0* is a factorised p0(x | z): a discretised logistic around
-the synthesis' reconstruction y, with one scale for each picture, about the best. *p0 of draws* is
-what `decompress --mode sample` holds its draws near y by, see `coding.sample`: still no window, but scales that vary
-and channels that see each other. *Full* is the model. Bits per subpixel in all are KL and pixels, without what ANS
-and the file's head add.
+z is drawn from q(z | x), the same for both lines. *Window 0* is a factorised p0(x | z): a discretised logistic around
+the synthesis' reconstruction y, with one scale for each picture, about the best. *Full* is the model. Bits per subpixel
+in all are KL and pixels, without what ANS and the file's head add.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ from PIL import Image
 from vlae_codec.models.plan import PIXEL_CENTRE, Y_STEPS
 
 import vlae_codec
-from vlae_codec.coding import latent, sample, wavefront
+from vlae_codec.coding import latent, wavefront
 from vlae_codec.coding.photo import PhotoCoder
 from vlae_codec.entropy import cdf
 
 
-def logistic_bits(picture: NDArray[np.uint8], middles: NDArray[np.float64], scale: NDArray[np.float64]) -> float:
+def logistic_bits(picture: NDArray[np.uint8], middles: NDArray[np.float64], scale: float) -> float:
     """Code length of a picture under discretised logistics, the ends of 0..255 taking what lies beyond."""
     edges = picture - 0.5 - middles, picture + 0.5 - middles
     edges = np.where(picture == 0, -np.inf, edges[0]), np.where(picture == 255, np.inf, edges[1])
@@ -43,19 +41,13 @@ def measure(picture: NDArray[np.uint8], coder: PhotoCoder) -> dict[str, float]:
     space, posterior = coder.space((height, width)), coder.posterior(picture)
     # The draw that `expected_kl` makes.
     z = latent.draw_posterior(posterior, np.random.default_rng(0))[0]
-    units = np.concatenate([strip.y for strip in coder.synthesis.strips(z, False)])
-    y = units[:height, :width] / Y_STEPS + PIXEL_CENTRE
+    y = np.concatenate([strip.y for strip in coder.synthesis.strips(z, False)])[:height, :width]
+    y = y / Y_STEPS + PIXEL_CENTRE
     found = {"kl": latent.expected_kl(space, posterior)}
     every = np.exp(cdf.SCALE_LOWEST + np.arange(0, cdf.SCALE_COUNT, 4) / cdf.SCALE_STEPS)
     # Chosen by a ninth of the pixels, which tells neighbouring scales apart well enough.
     best = min(every, key=lambda scale: logistic_bits(picture[::3, ::3], y[::3, ::3], scale))
     found["window 0"] = logistic_bits(picture, y, best)
-    scales = sample.scales_of(units)[:height, :width, None].astype(int) - np.array(
-        [0, sample.NARROWER, sample.NARROWER]
-    )
-    away = np.concatenate([np.zeros((height, width, 1)), (picture - y)[..., :2]], 2)
-    widths = np.exp(cdf.SCALE_LOWEST + scales / cdf.SCALE_STEPS)
-    found["p0 of draws"] = logistic_bits(picture, (y + away).clip(0, 255), widths)
     alphabet, found["full"] = wavefront.Alphabet.of(picture, 3), 0.0
     for top, params in coder.parallel.bands(picture, 0, height, coder.synthesis.features(z, height, width)):
         starts, freqs = np.empty((2, len(params), width, 3), np.uint32)
@@ -75,8 +67,8 @@ def main(folders: tuple[Path, ...], model_name: str) -> None:
     each = [measure(picture, model.photographs) for picture in pictures]
     means = {name: float(np.mean([found[name] for found in each])) for name in each[0]}
     click.echo(f"{len(each)} pictures; bits per subpixel")
-    for name in ("window 0", "p0 of draws", "full"):
-        click.echo(f"{name:<12} z {means['kl']:.4f}, pixels {means[name]:.4f}, all {means['kl'] + means[name]:.4f}")
+    for name in ("window 0", "full"):
+        click.echo(f"{name:<8} z {means['kl']:.4f}, pixels {means[name]:.4f}, all {means['kl'] + means[name]:.4f}")
 
 
 if __name__ == "__main__":
