@@ -39,8 +39,8 @@ class Drawn:
 )  # fmt: skip
 @click.option("--select", multiple=True, metavar="NAME", help="Archives: only the image of this name or number.")
 @click.option("--mode", "how", type=click.Choice(["sample", "mean"]),
-              help="Lossy files of binary images: draw the detail (default), or average over draws. Photographs are "
-              "shown as z alone tells of them: mean.")  # fmt: skip
+              help="Lossy files: draw the detail (default for binary images), or show the mean: of binary images over "
+              "draws, of a photograph what z alone tells (default).")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Lossy files: how many draws.")
 @click.option("--seed", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True,
               help="Lossy files: seed of the draws.")  # fmt: skip

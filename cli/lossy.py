@@ -36,14 +36,15 @@ class Size:
 def lossy(sources: tuple[str, ...], target: Target, size: Size, key: str, runner: Runner) -> None:
     """Keep only the global structure of images: z, some bits for each image.
 
-    `decompress` shows what z tells of a photograph, or draws binary images anew: the pixels differ from the
-    original's. SOURCES are as for `compress`: a photograph (a .vlae file of one will do), or binary images with a
-    model for them.
+    `decompress` shows what z tells of a photograph, with detail drawn anew by --mode sample, or draws binary images
+    anew: the pixels differ from the original's. SOURCES are as for `compress`: a photograph (a .vlae file of one will
+    do), or binary images with a model for them.
 
     \b
     Examples:
       vlae-codec lossy photo.png -o photo.vlae --bytes 4000
       vlae-codec decompress photo.vlae -o seen.png
+      vlae-codec decompress photo.vlae -o drawn.png --mode sample --seed 1
       vlae-codec lossy digits.npy -o digits.vlae --model static-mnist
       vlae-codec decompress digits.vlae -o drawn.npy --seed 1
     """

@@ -1,6 +1,6 @@
-"""A photograph, what z tells of it in a few kilobytes, and WebP and AVIF of the same size.
+"""A photograph, what z tells of it in a few kilobytes, a draw of the detail, and WebP and AVIF of the same size.
 
-python examples/photograph.py PHOTO.png -o figure.png [--bytes N] [--model NAME]
+python examples/photograph.py PHOTO.png -o figure.png [--bytes N] [--box LEFT TOP RIGHT BOTTOM] [--seed N]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from common import arguments, run
 from matplotlib import pyplot
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("photo", type=Path, metavar="PHOTO")
     parser.add_argument("-m", "--model", default=LOSSY_MODEL, help="name or path of a model whose z tells something")
     parser.add_argument("--bytes", type=int, default=4000, help="of each file (default: 4000)")
+    parser.add_argument("--box", type=int, nargs=4, metavar="N", help="part that is shown (default: the middle)")
     options = parser.parse_args()
     with Image.open(options.photo) as opened:
         image = opened.convert("RGB")
@@ -42,15 +44,21 @@ def main() -> None:
     shown = [
         ("original", np.asarray(image)),
         (f"z alone: {size:,} bytes", lossy.reconstruct(file, model, mean=True)[0, 0]),
+        (f"z alone, detail drawn: {size:,} bytes", lossy.reconstruct(file, model, seed=options.seed)[0, 0]),
     ]
     for kind in ("WEBP", "AVIF"):
         pixels, length = of_size(image, kind, size)
         shown.append((f"{'WebP' if kind == 'WEBP' else kind}: {length:,} bytes", pixels))
-    figure, axes = pyplot.subplots(2, 2, figsize=(8, 5.6), dpi=110, layout="constrained")
+    width, height = image.size
+    left, top, right, bottom = options.box or (width // 4, height // 4, width - width // 4, height - height // 4)
+    figure, axes = pyplot.subplots(2, 3, figsize=(8, 4.1), dpi=150, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (title, pixels) in zip(axes.flat, shown, strict=False):
-        axis.imshow(pixels, interpolation="lanczos")
+    axes.flat[0].imshow(image, interpolation="lanczos")
+    axes.flat[0].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="white"))
+    axes.flat[0].set_title("all of it", fontsize=8)
+    for axis, (title, pixels) in zip(axes.flat[1:], shown, strict=True):
+        axis.imshow(pixels[top:bottom, left:right], interpolation="lanczos")
         axis.set_title(title, fontsize=8)
     figure.savefig(options.output)
 

@@ -1,13 +1,14 @@
 """The integer networks between photographs and z, by numpy: the posterior, and the synthesis of y and features.
 
 Both are convolutions over a stage's own rows, in strips whose margins cover all that a row of z can see, so that
-strips give the same integers as the whole.
+strips give the same integers as the whole. `torch_synthesis` runs them by torch, for a GPU: but for a few methods, all
+that is done to an `Array` here can be done to a tensor as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ ENCODER_MARGIN, SYNTHESIS_MARGIN = 7, 9
 COLUMNS = 1 << 19
 
 Floats = NDArray[np.float32]
+#: Floats by numpy, or a tensor.
+Array = Any
 
 
 class Strip(NamedTuple):
@@ -56,7 +59,9 @@ class SynthesisPass:
 
     def __init__(self, model: IntegerModel) -> None:
         self.config = model.config
-        self.layers = {name: RowLayer(model, name) for name in model.layers if name.startswith(("encoder", "features"))}
+        self.layers: dict[str, Any] = {
+            name: RowLayer(model, name) for name in model.layers if name.startswith(("encoder", "features"))
+        }
 
     def posterior(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """q(z | x) of a stage's rows.
@@ -77,7 +82,7 @@ class SynthesisPass:
         def network(first: int, last: int) -> Floats:
             part = rows[side * first : side * last]
             part = np.pad(part, ((0, side * (last - first) - len(part)), (0, -width % side), (0, 0)), mode="edge")
-            return self._encode(part.astype(np.float32) - np.float32(PIXEL_CENTRE))
+            return self.encode(part.astype(np.float32) - np.float32(PIXEL_CENTRE))
 
         shape = -(-height // side), -(-width // side)
         parts = [part for _, part in self._strips(shape, ENCODER_MARGIN, 1, network)]
@@ -89,7 +94,7 @@ class SynthesisPass:
         """What the synthesis makes of z (h, w, z_channels), strip after strip: 16 times as many rows and columns."""
 
         def network(first: int, last: int) -> NDArray[np.int16]:
-            return self._synthesise(z[first:last].astype(np.float32), with_features)
+            return self.synthesise(z[first:last].astype(np.float32), with_features)
 
         side = VLAEConfig.Z_PATCH
         for first, part in self._strips((z.shape[0], z.shape[1]), SYNTHESIS_MARGIN, side, network):
@@ -128,7 +133,8 @@ class SynthesisPass:
             out = network(first - above, min(last + margin, h))
             yield first, out[factor * above : factor * (above + last - first)]
 
-    def _encode(self, x: Floats) -> Floats:
+    def encode(self, x: Array) -> Array:
+        """Means and scales, before their limits, of pixels less 128."""
         h = self.layers["encoder.0"](_to_patches(x, 4))
         for i in range(3):
             for j in (2 * i, 2 * i + 1):
@@ -137,7 +143,7 @@ class SynthesisPass:
             h = self.layers[f"encoder.{i + 1}"](_to_patches(h, 2) if i < 2 else h)
         return h
 
-    def _synthesise(self, z: Floats, with_features: bool) -> NDArray[np.int16]:
+    def synthesise(self, z: Array, with_features: bool) -> NDArray[np.int16]:
         """Y, and behind it the features, (16 h, 16 w, 3 or 3 + channels)."""
         h = self._convolve(z, "features.0", 3)
         block = 0
@@ -150,27 +156,32 @@ class SynthesisPass:
                 h = _from_patches(self.layers[f"features.{i + 1}"](h), 2)
         y = _from_patches(self._convolve(h, "features.4", 3), 2)
         if not with_features:
-            return y.astype(np.int16)
+            return self._whole(y)
         out = np.empty((*y.shape[:2], 3 + self.config.channels), np.int16)
-        out[..., :3] = y
+        out[..., :3] = self._whole(y)
         for top, part in self._convolved(y, "features.6", SEEN_SIDE):
             rows = slice(top // 2, (top + len(part)) // 2)
-            out[top : top + len(part), :, 3:] = part + _from_patches(self.layers["features.5"](h[rows]), 2)
+            out[top : top + len(part), :, 3:] = self._whole(part + _from_patches(self.layers["features.5"](h[rows]), 2))
         return out
 
-    def _active(self, h: Floats, name: str) -> Floats:
-        """A stream as a layer takes it."""
-        return np.clip(h, np.float32(0), self.layers[name].in_high)
+    def _whole(self, h: Array) -> NDArray[np.int16]:
+        """Numbers of a picture's size as 16 bits."""
+        whole: NDArray[np.int16] = h.astype(np.int16)
+        return whole
 
-    def _block(self, h: Floats, name: str) -> Floats:
+    def _active(self, h: Array, name: str) -> Array:
+        """A stream as a layer takes it."""
+        return h.clip(0, self.layers[name].in_high)
+
+    def _block(self, h: Array, name: str) -> Array:
         inner = self._convolve(self._active(h, f"{name}.0"), f"{name}.0", 3)
         return h + self._convolve(inner, f"{name}.1", 3)
 
-    def _convolve(self, h: Floats, name: str, side: int) -> Floats:
+    def _convolve(self, h: Array, name: str, side: int) -> Array:
         """A layer over the ``side`` x ``side`` neighbourhood of (H, W, C), zero outside."""
         return np.concatenate([part for _, part in self._convolved(h, name, side)])
 
-    def _convolved(self, h: Floats, name: str, side: int) -> Iterator[tuple[int, Floats]]:
+    def _convolved(self, h: Array, name: str, side: int) -> Iterator[tuple[int, Array]]:
         """`_convolve`, some rows at a time, of an even number but at the end: the first row, and the rows."""
         height, width, channels = h.shape
         reach = side // 2
@@ -189,15 +200,15 @@ class SynthesisPass:
             yield top, self.layers[name](columns).reshape(rows, stride, -1)[:, :width]
 
 
-def _to_patches(x: Floats, side: int) -> Floats:
+def _to_patches(x: Array, side: int) -> Array:
     """Squares of (H, W, C) as rows (H / side, W / side, side * side * C), ordered (row, column, channel)."""
     height, width, channels = x.shape
     x = x.reshape(height // side, side, width // side, side, channels)
-    return np.ascontiguousarray(x.transpose(0, 2, 1, 3, 4)).reshape(height // side, width // side, -1)
+    return x.swapaxes(1, 2).reshape(height // side, width // side, -1)
 
 
-def _from_patches(h: Floats, side: int) -> Floats:
+def _from_patches(h: Array, side: int) -> Array:
     """The inverse of `_to_patches`."""
     height, width, channels = h.shape
     h = h.reshape(height, width, side, side, channels // side**2)
-    return np.ascontiguousarray(h.transpose(0, 2, 1, 3, 4)).reshape(height * side, width * side, -1)
+    return h.swapaxes(1, 2).reshape(height * side, width * side, -1)

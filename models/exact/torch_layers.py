@@ -52,7 +52,7 @@ class TorchLayer:
     def __init__(self, layer: IntegerLayer, device: torch.device, out_low: Limit, out_high: Limit) -> None:
         self.weight = torch.from_numpy(layer.weight.astype(np.float32)).to(device)
         self.bias = torch.from_numpy(layer.bias.astype(np.float32)).to(device)
-        self.scale_array = layer.scale
+        self.scale_array, self.in_high = layer.scale, float(layer.high)
         self.scale = torch.from_numpy(layer.scale).to(device)
         self.low, self.high = torch.as_tensor(out_low, device=device), torch.as_tensor(out_high, device=device)
 

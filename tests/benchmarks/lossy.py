@@ -3,8 +3,8 @@
 python tests/benchmarks/lossy.py FOLDER... [--model NAME] [--quality 20,50,80] (needs: pip install pytorch-msssim)
 
 For each quality: bits per pixel of the whole file, and PSNR and MS-SSIM (Wang et al. 2003, on RGB) of the mean
-reconstruction, averaged over the pictures; then for JPEG, WebP (method 6) and AVIF (speed 2) the same at the setting
-whose file is nearest in size, picture by picture.
+reconstruction and of a draw, averaged over the pictures; then for JPEG, WebP (method 6) and AVIF (speed 2) the same at
+the setting whose file is nearest in size, picture by picture.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def main(folders: tuple[Path, ...], model_name: str, qualities: str) -> None:
     pictures = [image.convert("RGB") for path in paths if (image := Image.open(path)).mode == "RGB"]
     for quality in (int(q) for q in qualities.split(",")):
         ours: list[tuple[float, float, float]] = []
+        draws: list[tuple[float, float, float]] = []
         peers: dict[str, list[tuple[float, float, float]]] = {name: [] for name, _, _ in PEERS}
-        seconds = np.zeros(2)
+        seconds = np.zeros(3)
         for image in pictures:
             picture = np.asarray(image)
             begun = time.perf_counter()
@@ -82,8 +83,12 @@ def main(folders: tuple[Path, ...], model_name: str, qualities: str) -> None:
             begun = time.perf_counter()
             mean = lossy.reconstruct(lossy.LossyFile.from_bytes(data), model, mean=True)[0, 0]
             seconds[1] += time.perf_counter() - begun
+            begun = time.perf_counter()
+            drawn = lossy.reconstruct(lossy.LossyFile.from_bytes(data), model)[0, 0]
+            seconds[2] += time.perf_counter() - begun
             pixels = image.width * image.height
             ours.append((8 * len(data) / pixels, *closeness(picture, mean)))
+            draws.append((8 * len(data) / pixels, *closeness(picture, drawn)))
             for name, options, range_ in PEERS:
                 theirs = nearest(image, name, options, range_, len(data))
                 with Image.open(io.BytesIO(theirs)) as decoded:
@@ -91,10 +96,15 @@ def main(folders: tuple[Path, ...], model_name: str, qualities: str) -> None:
                         (8 * len(theirs) / pixels, *closeness(picture, np.asarray(decoded.convert("RGB"))))
                     )
         report(f"vlae-codec, quality {quality}", ours)
+        report("the same, a draw", draws)
         for name, rows in peers.items():
             report(name, rows)
         megapixels = sum(image.width * image.height for image in pictures) / 1e6
-        click.echo(f"encode {megapixels / seconds[0]:.2f} MP/s, decode {megapixels / seconds[1]:.2f} MP/s")
+        speeds = " ".join(
+            f"{what} {megapixels / each:.2f} MP/s"
+            for what, each in zip(("encode", "decode", "draw"), seconds, strict=True)
+        )
+        click.echo(speeds)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from conftest import binary_images, picture, vlae_file  # noqa: E402
 
 from vlae_codec import Archive, archive_array, decompress, load_model  # noqa: E402
 from vlae_codec.coding import adapt  # noqa: E402
+from vlae_codec.formats import lossy  # noqa: E402
 from vlae_codec.images import rasters  # noqa: E402
 from vlae_codec.images.rasters.deflate import deflate  # noqa: E402
 from vlae_codec.images.rasters.png import Parameters  # noqa: E402
@@ -38,6 +39,8 @@ def main() -> None:
             for stage_kind in StageKind if name != "tiny-no-z" else [StageKind.WITHOUT_Z]:
                 data = vlae_file(Image.fromarray(pixels), stage_kind, model)
                 assert np.array_equal(np.asarray(decompress(data, model)), pixels)
+            if name != "tiny-no-z":
+                lossy.reconstruct(lossy.encode_photograph(Image.fromarray(pixels), model, ""), model)
             with patch.object(adapt, "FEWEST", 1):
                 data = vlae_file(Image.fromarray(pixels), StageKind.WITHOUT_Z, model)
             assert np.array_equal(np.asarray(decompress(data, model)), pixels)

@@ -131,7 +131,7 @@ def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
     from vlae_codec.models import plan
     from vlae_codec.models.exact import bands, loops, products, steps
 
-    from vlae_codec.coding import adapt, gradient, parts, wavefront
+    from vlae_codec.coding import adapt, gradient, parts, sample, wavefront
     from vlae_codec.entropy import ans, cdf, codecs, kernels
     from vlae_codec.images.rasters import blocks, deflate
 
@@ -139,6 +139,7 @@ def test_compiled_loops_are_not_taken_from_an_older_release() -> None:
     for module, fields, sources in (
         (kernels, records, (cdf,)), (loops, b"", (products,)), (bands, b"", (loops,)), (steps, b"", (loops,)),
         (wavefront, records, (cdf, kernels, loops, steps)),
+        (sample, records, (cdf, loops, steps, wavefront)),
         (parts, b"", (products,)),
         (gradient, b"", (cdf, loops, plan, wavefront)),
         (adapt, records, (cdf, kernels, loops, steps, parts, wavefront, gradient, plan)), (deflate, b"", (blocks,)),

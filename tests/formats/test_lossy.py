@@ -96,14 +96,16 @@ def test_a_photograph_of_z(tiny_model: Model) -> None:
     mean = lossy.reconstruct(file, tiny_model, mean=True)
     assert mean.shape == (1, 1, 37, 50, 3)
     assert np.array_equal(mean[0, 0], coder.synthesis.reconstruction(lossy.decode_z(file, coder)[0], 37, 50))
-    with pytest.raises(UnsupportedImage, match="not drawn"):
-        lossy.reconstruct(file, tiny_model)
+    drawn = lossy.reconstruct(file, tiny_model, samples=2, seed=5)
+    assert drawn.shape == (2, 1, 37, 50, 3)
+    assert np.array_equal(drawn[1:], lossy.reconstruct(file, tiny_model, seed=6))
 
 
 def test_a_grey_photograph_comes_back_grey(tiny_model: Model) -> None:
     image = Image.fromarray(picture("grey", 20, 33)).convert("L")
     file = lossy.encode_photograph(image, tiny_model, "a.png")
     assert lossy.reconstruct(file, tiny_model, mean=True).shape == (1, 1, 20, 33)
+    assert lossy.reconstruct(file, tiny_model, samples=3).shape == (3, 1, 20, 33)
 
 
 def test_quality_and_bytes_choose_the_size(tiny_model: Model) -> None:

@@ -137,6 +137,11 @@ def main() -> None:
         write_adapting(name, part, loaded)
         for stage_kind in StageKind if loaded.config.z_channels else [StageKind.WITHOUT_Z]:
             (HERE / f"{name}-lake-{stage_kind.name.lower()}.vlae").write_bytes(vlae_file(part, stage_kind, loaded))
+        if loaded.config.z_channels:
+            file = lossy.encode_photograph(part, loaded, "lake.png")
+            (HERE / f"{name}-lake-lossy.vlae").write_bytes(file.to_bytes())
+            drawn = Image.fromarray(lossy.reconstruct(file, loaded, seed=7)[0, 0])
+            drawn.save(HERE / f"{name}-lake-drawn.png", optimize=True)
     flat = Image.fromarray(picture("flat", 83, 50, seed=5)).convert("P")
     flat.save(HERE / "palette.png", optimize=True)
     (HERE / "palette-fallback.vlae").write_bytes(vlae_codec.compress(flat))

@@ -7,29 +7,42 @@ import pytest
 import torch
 from conftest import picture, tiny
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.exact import synthesis
+from vlae_codec.models.exact import synthesis, torch_synthesis
 from vlae_codec.models.exact.synthesis import SynthesisPass
+from vlae_codec.models.exact.torch_layers import TorchLayer
+from vlae_codec.models.exact.torch_synthesis import TorchSynthesis
 from vlae_codec.models.training.export import measure_ranges, to_integers
 from vlae_codec.models.vlae import VLAE
 
 from vlae_codec.entropy import cdf
+from vlae_codec.errors import UnsafeModel
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-pointwise"])
 def test_strips_give_what_the_whole_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a strip is a single row of z, so that all of its surroundings come from its margins."""
+    """Also where a strip is a single row of z, so that all of its surroundings come from its margins, and by torch."""
     networks = SynthesisPass(tiny(name))
     image = picture("noise", 16 * 21 - 5, 45)
     z = np.random.default_rng(0).integers(-128, 128, (21, 3, networks.config.z_channels))
     whole = networks.posterior(image), networks.features(z, 331, 45), networks.reconstruction(z, 331, 45)
+    by_torch = TorchSynthesis(tiny(name), "cpu")
     for rows in (1, 4):
         monkeypatch.setattr(synthesis, "STRIP_PIXELS", 0)
         monkeypatch.setattr(synthesis, "STRIP_ROWS", rows)
         monkeypatch.setattr(synthesis, "COLUMNS", 1000 * rows)
-        parts = networks.posterior(image), networks.features(z, 331, 45), networks.reconstruction(z, 331, 45)
-        for mine, expected in zip(parts, whole, strict=True):
-            assert np.array_equal(mine, expected)
+        monkeypatch.setattr(torch_synthesis, "COLUMNS", 1000 * rows)
+        for each in (networks,) if rows == 1 else (networks, by_torch):
+            parts = each.posterior(image), each.features(z, 331, 45), each.reconstruction(z, 331, 45)
+            for mine, expected in zip(parts, whole, strict=True):
+                assert np.array_equal(mine, expected)
     assert all(len(np.unique(part)) > 5 for part in (*whole[0], *whole[1:]))
+
+
+def test_a_device_that_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TorchLayer.finish
+    monkeypatch.setattr(TorchLayer, "finish", lambda layer, acc: original(layer, acc * (1 + 2.0**-20)))
+    with pytest.raises(UnsafeModel, match="does not sum integers exactly"):
+        TorchSynthesis(tiny("tiny"), "cpu")
 
 
 def test_integers_are_near_the_float_networks() -> None:

@@ -88,7 +88,6 @@ class PhotoCoder:
         self.device = device
         self.arrays = network_arrays(model)
         self.prior = PriorPass(model) if config.z_channels else None
-        self._synthesis = SynthesisPass(model) if config.z_channels else None
 
     @cached_property
     def parallel(self) -> ParallelPass:
@@ -235,10 +234,14 @@ class PhotoCoder:
             raise CorruptFile("bits are left over after the last pixel")
         return canvas.image, canvas.costs
 
-    @property
+    @cached_property
     def synthesis(self) -> SynthesisPass:
         """The networks between pictures and z. A model without z has none, and no stage that asks it."""
-        return cast(SynthesisPass, self._synthesis)
+        if self.device == "cpu":
+            return SynthesisPass(self.model)
+        from vlae_codec.models.exact.torch_synthesis import TorchSynthesis
+
+        return TorchSynthesis(self.model, self.device)
 
     def code_length(self, image: NDArray[np.uint8], alphabet: Alphabet) -> float:
         """Bits of an image (H, W, 3) without z and learning, without a message."""

@@ -282,30 +282,30 @@ def reconstruct(
         Of the draws; the same seed gives the same pixels on every machine.
     mean : bool
         No draws: of a photograph the reconstruction y that z alone tells of; of binary images the average of so many
-        draws (16 with ``samples`` 1), which are grey, 0..255.
+        draws (16 with ``samples`` 1), which are grey, 0..255. Draws of a photograph stay near y, see `coding.sample`.
 
     Returns
     -------
-    uint8, (samples, N, S, S) of zeros and ones for binary images, (1, 1, H, W, 3) for a photograph, without the last
-    dimension for a grey one; with ``mean`` the first dimension is 1.
-
-    Raises
-    ------
-    UnsupportedImage
-        If draws of a photograph are asked for: without a bound to stay near y they drift away from it.
+    uint8, (samples, N, S, S) of zeros and ones for binary images, (samples, 1, H, W, 3) for a photograph, without the
+    last dimension for a grey one; with ``mean`` the first dimension is 1.
     """
     from vlae_codec.coding.binary import sample_images
+    from vlae_codec.coding.sample import sample_photograph
 
     model = model or find_model(file.model_id)
     draws = MEAN_SAMPLES if mean and samples == 1 else samples
     coder = model.coder
-    if not model.config.image_size:
-        if not mean:
-            raise UnsupportedImage("the detail of photographs is not drawn: see what z alone tells with --mode mean")
-        width, height = file.head["size"]
-        z = decode_z(file, coder)
-        return _as_was(file, model.photographs.synthesis.reconstruction(z[0], height, width)[None, None])
     z = decode_z(file, coder)
+    if not model.config.image_size:
+        width, height = file.head["size"]
+        if mean:
+            return _as_was(file, model.photographs.synthesis.reconstruction(z[0], height, width)[None, None])
+        channels = 1 if file.head["source"]["mode"] == "L" else 3
+        shown = [
+            sample_photograph(model.photographs, z[0], (height, width), seed + i, channels, progress)
+            for i in range(draws)
+        ]
+        return _as_was(file, np.stack(shown)[:, None])
     drawn: list[NDArray[np.uint8]] = []
     for i in range(draws):
         drawn.append(sample_images(model.binary, z, len(z), seed + i))
