@@ -44,6 +44,8 @@ class FileKind(IntEnum):
     LOSSY = 3
     #: The source file as it is.
     STORED = 4
+    #: An archive of one segment, see `vlae_codec.formats.short`.
+    SHORT = 5
 
 
 #: Most subpixels that a byte of a VLAE's payload may stand for, besides a few for all: the time that decoding takes is

@@ -52,7 +52,7 @@ class VlaeImageFile(ImageFile.ImageFile):
         data = self.fp.read()
         try:
             kind = container.kind_of(data)
-            if kind in (FileKind.ARCHIVE, FileKind.LOSSY):
+            if kind in (FileKind.ARCHIVE, FileKind.SHORT, FileKind.LOSSY):
                 raise UnsupportedImage(
                     f"the .vlae file is of the kind {kind.name.lower()}, expected a single image; "
                     "use `vlae-codec decompress`"
