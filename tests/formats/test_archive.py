@@ -38,7 +38,7 @@ def test_arrays_come_back_as_they_came(
     array[0, 0, 0] = 1
     array = {"0/1": array, "0/255": array * 255, "bool": array.astype(bool), "last": array[..., None]}[kind]
     data = archive_array(array, binary_model, segment=segment, embed=embed, key=key)
-    assert (data[9] == FileKind.SHORT) == (segment >= count and not embed)
+    assert (data[9] == FileKind.SHORT_ARCHIVE) == (segment >= count and not embed)
     archive = open_bytes(data)
     assert archive.source.key == key
     assert archive.info()["file_bytes"] == len(data)

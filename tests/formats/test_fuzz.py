@@ -65,7 +65,7 @@ def header_length(data: bytes) -> int:
         return len(data) - 4 - 4 * len(lossy.LossyFile.from_bytes(data).words)
     if kind is FileKind.STORED:
         return len(data) - 4 - min(len(container.read_stored(data)[2]), len(data) // 2)
-    if kind is FileKind.SHORT:
+    if kind is FileKind.SHORT_ARCHIVE:
         return 40
     if kind is FileKind.ARCHIVE:
         return Archive(io.BytesIO(data)).segments[0].offset + 60

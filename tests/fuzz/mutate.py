@@ -190,7 +190,7 @@ def _smallest(image: Image.Image) -> tuple[Header, bytes]:
 
 def _subject(name: str, data: bytes) -> Subject:
     file_kind = container.kind_of(data)
-    if file_kind in (FileKind.ARCHIVE, FileKind.SHORT):
+    if file_kind in (FileKind.ARCHIVE, FileKind.SHORT_ARCHIVE):
         return _archive(name, data)
     if file_kind is FileKind.LOSSY:
         return _lossy(name, data)
@@ -360,7 +360,7 @@ def repaired(data: bytes, kind: str, rng: random.Random) -> bytes:
     """Every checksum made right: a file's own, or those of an archive's sections, index and end."""
     if kind == "model":
         return data
-    if kind != "archive" or data[9:10] == bytes([FileKind.SHORT]):
+    if kind != "archive" or data[9:10] == bytes([FileKind.SHORT_ARCHIVE]):
         return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
     parts = sections(data)
     if rng.random() < 0.2 and parts:

@@ -74,7 +74,7 @@ class SectionFile:
         self._given = self._file = file
         self.size = self.file_bytes = file.seek(0, os.SEEK_END)
         self.damaged: list[str] = []
-        if self._check_start() is FileKind.SHORT:
+        if self._check_start() is FileKind.SHORT_ARCHIVE:
             file.seek(0)
             self._file = io.BytesIO(expand(file.read()))
             self.size = self._file.seek(0, os.SEEK_END)
@@ -104,7 +104,7 @@ class SectionFile:
             raise CorruptFile("the file ends inside its first ten bytes")
         if start[len(MAGIC)] != VERSION:
             raise UnsupportedVersion(f"the file has format version {start[len(MAGIC)]}, this release reads {VERSION}")
-        if start[-1] not in (FileKind.ARCHIVE, FileKind.SHORT):
+        if start[-1] not in (FileKind.ARCHIVE, FileKind.SHORT_ARCHIVE):
             raise CorruptFile(f"the file is of kind {start[-1]}, not an archive's; `info` shows what it holds")
         return FileKind(start[-1])
 

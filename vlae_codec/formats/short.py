@@ -24,7 +24,7 @@ def shorten(source: Source, chain: bytes) -> bytes:
     count, side = source.shape[:2]
     key = source.key.encode("utf-8", "surrogatepass")
     flags = HIGH * (source.high == 255) + BOOL * (source.dtype == "bool") + LAST * (len(source.shape) == 4)
-    out = bytearray(MAGIC) + bytes([VERSION, FileKind.SHORT, flags + NAMED * bool(key)])
+    out = bytearray(MAGIC) + bytes([VERSION, FileKind.SHORT_ARCHIVE, flags + NAMED * bool(key)])
     if key:
         out += write_varint(len(key)) + key
     out += write_varint(side) + write_varint(count) + chain
