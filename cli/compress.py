@@ -35,11 +35,12 @@ class Archived:
     segment: int | None
     embed_model: bool
     key: str
+    particles: int
 
     def refuse(self, what: str) -> None:
         """Refuse the options where no archive is made, as they would do nothing there."""
-        if self.segment or self.embed_model or self.key:
-            raise click.UsageError(f"--segment, --embed-model and --key are for archives, and this {what}")
+        if self.segment or self.embed_model or self.key or self.particles > 1:
+            raise click.UsageError(f"--segment, --embed-model, --key and --particles are for archives, and this {what}")
 
 
 @click.command()
@@ -61,6 +62,8 @@ class Archived:
               help="In place of --model: 1 is fast, which does not learn unless told to, 2 is photo.")  # fmt: skip
 @click.option("--segment", type=click.IntRange(1), help="Archives: images that decode together. Default: 4096.")
 @click.option("--embed-model", is_flag=True, help="Archives: put the model into the file, so that it decodes without.")
+@click.option("--particles", type=click.IntRange(1, 64), default=1, show_default=True, metavar="K",
+              help="Archives of binary images: draw z K times and code one: smaller, and K times slower.")  # fmt: skip
 @click.option("--key", default="", help="The array to take from a .npz file that holds several.")
 @attributes_option
 @folder_options
@@ -93,6 +96,7 @@ def compress(
       vlae-codec compress my/photographs -o packed/ --recursive
       vlae-codec compress s3://mine/photographs -o s3://mine/packed --recursive --engine ray
       vlae-codec compress digits.npy -o digits.vlae --model static-mnist --embed-model
+      vlae-codec compress digits.npy -o digits.vlae --model static-mnist --particles 16
     """
     from vlae_codec import files, folders
     from vlae_codec.formats.source import FileOptions
@@ -133,6 +137,10 @@ def compress(
         return
     if not options.adapt and model.config.image_size:
         raise click.UsageError(f"--no-adapt is for photographs, and model {model.name} is for binary images")
+    if archived.particles > 1 and not model.config.z_channels:
+        raise click.UsageError(f"--particles draws z, of which model {model.name} has none")
+    if archived.particles > 1 and not model.config.image_size:
+        raise click.UsageError(f"--particles is for binary images, and model {model.name} is for photographs")
     if options.pixels or options.strip:
         raise click.UsageError("--pixels and --strip are for single images, not for archives")
     _compress_archive(sources, target, model, options, archived, many_files.keep_going, runner)
@@ -183,7 +191,9 @@ def _compress_archive(
     if len(sources) == 1 and is_array(sources[0]):
         array, found = load_array(Path(sources[0]), archived.key)
         with progress_bar(runner.quiet, "compress") as update:
-            data = archive.archive_array(array, model, key=found, progress=update, **shared)
+            data = archive.archive_array(
+                array, model, key=found, progress=update, particles=archived.particles, **shared
+            )
         count = len(array)
     else:
         paths = find_images([Path(source) for source in sources])
@@ -195,7 +205,8 @@ def _compress_archive(
         with progress_bar(runner.quiet, "compress") as update:
             data = archive.archive_files(
                 paths, model, progress=update, attributes=target.attributes, failed=fail if keep_going else None,
-                max_pixels=options.max_pixels, exact=options.exact, quick=options.quick, **shared,
+                max_pixels=options.max_pixels, exact=options.exact, quick=options.quick,
+                particles=archived.particles, **shared,
             )  # fmt: skip
         count = len(paths) - len(broken)
     files.write_bytes(output, data, target.force)

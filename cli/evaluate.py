@@ -20,6 +20,7 @@ class Share:
     images: int | None
     samples: int
     limit: int | None
+    particles: int
 
 
 @click.command("eval")
@@ -30,6 +31,8 @@ class Share:
 @click.option("--images", type=click.IntRange(1), help="Only the first so many images.")
 @click.option("--samples", type=click.IntRange(0), default=0, show_default=True,
               help="Draws for the importance-weighted likelihood; the paper takes 4096.")  # fmt: skip
+@click.option("--particles", type=click.IntRange(1, 64), default=1, show_default=True, metavar="K",
+              help="Of the archive, as for compress.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many images for that.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all draws.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -69,7 +72,10 @@ def evaluate(
             result = checkpoint_elbo(checkpoint, chosen, share.samples, share.limit, seed, device, update)
         else:
             assert model is not None
-            result = measure(model, chosen, samples=share.samples, limit=share.limit, seed=seed, progress=update)
+            result = measure(
+                model, chosen, samples=share.samples, limit=share.limit, seed=seed, particles=share.particles,
+                progress=update,
+            )  # fmt: skip
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return

@@ -71,8 +71,9 @@ def _archive_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
     source = what["source"]
     kind = f"array {tuple(source['shape'])}" if source["kind"] == "array" else "files"
     models = ", ".join(what["models"]) + (", embedded" if what["embedded_model"] else "")
+    drawn = f"; one of {what['particles']} draws of each z is coded" if what["particles"] > 1 else ""
     return [
-        ("archive", f"{what['images']} images in {what['segments']} segments, from {kind}"),
+        ("archive", f"{what['images']} images in {what['segments']} segments, from {kind}{drawn}"),
         ("model", models or "none"),
         ("file", f"{what['file_bytes']} bytes, {what['bits_per_image']:.2f} bits an image"),
         *[("damaged", text) for text in what["damaged"]],

@@ -67,7 +67,7 @@ def importance_nll(
 
 def evaluate(
     model: Model, images: NDArray[np.uint8], *, samples: int = 0, limit: int | None = None, seed: int = 0,
-    segment: int = SEGMENT, progress: Progress = no_progress,
+    segment: int = SEGMENT, particles: int = 1, progress: Progress = no_progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Theory and files side by side.
 
@@ -85,6 +85,8 @@ def evaluate(
         Of the draws.
     segment : int
         Images that share a segment of the archive.
+    particles : int
+        Of the archive, see `archive_array`.
 
     Returns
     -------
@@ -109,7 +111,7 @@ def evaluate(
             "nats": float(nll.mean()), "standard_error": float(nll.std() / math.sqrt(len(nll))),
             "samples": samples, "images": len(nll),
         }  # fmt: skip
-    size = len(archive_array(images, model, segment=segment, verify=False, progress=progress))
+    size = len(archive_array(images, model, segment=segment, particles=particles, verify=False, progress=progress))
     nats = 8 * size * NATS / len(images)
     return {
         "model": model.name, "model_id": model.id.hex(), "images": len(images),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 #: Most images in a stage of a chain. They go through the networks together, step by step when decoding.
 MAX_BATCH = 256
+#: Most draws of z of which one is coded, see `vlae_codec.coding.particles`.
+MAX_PARTICLES = 64
+#: Most draws that a plan allows after 64 images.
+MAX_GROWTH = 127
 #: Exponents of a lattice's step in an octave, and the largest: a bin then is as wide as the grid of z.
 STEPS_AN_OCTAVE, MAX_EXPONENT = 4, 32
 
@@ -38,11 +42,62 @@ class Stage:
     first: int
     last: int
     kind: StageKind
+    #: Draws of each z, of which one is coded; more than one for bits-back of chains alone.
+    particles: int = 1
+    #: Of plain z that lies on a lattice, the exponent of its step.
+    exponent: int | None = None
 
     @property
     def count(self) -> int:
         """Of rows, or of images."""
         return self.last - self.first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the images of a chain fall into stages, so that few bytes say it.
+
+    The encoder goes from the last image to the first. Its first images have a plain z on a lattice; what they leave on
+    the message pays for the draws of the next ones, and so on.
+
+    Attributes
+    ----------
+    coarse : int
+        Images with a plain z, the last ones; 0 for a model without z.
+    exponent : int
+        Of the step of their lattice, the same for all channels of z.
+    growth : int
+        After n images the message holds enough for ``n * growth / 64`` draws of z.
+    particles : int
+        Draws of each z, of which one is coded, as soon as the message holds enough for that.
+    """
+
+    coarse: int
+    exponent: int = 0
+    growth: int = 0
+    particles: int = 1
+
+    def stages(self, count: int) -> list[Stage]:
+        """The stages of so many images, in the order in which they decode."""
+        stages: list[Stage] = []
+        while (end := stages[-1].first if stages else count) > 0:
+            done = count - end
+            draws, particles = done * self.growth >> 6, 1
+            if not self.coarse:
+                kind, images = StageKind.WITHOUT_Z, MAX_BATCH
+            elif done < self.coarse:
+                kind, images = StageKind.PLAIN_Z, self.coarse - done
+            else:
+                kind, particles = StageKind.BITS_BACK, self.particles if draws >= self.particles else 1
+                images = max(draws // particles, 1)
+            exponent = self.exponent if kind is StageKind.PLAIN_Z else None
+            stages.append(Stage(max(end - min(images, MAX_BATCH), 0), end, kind, particles, exponent))
+        return stages[::-1]
+
+    def slower(self, count: int) -> Plan:
+        """A plan with which the message holds more before each draw, for so many images."""
+        coarse = min(self.coarse + 1 + self.coarse // 2, count)
+        return replace(self, coarse=coarse, growth=self.growth * 3 // 4)
 
 
 def wavefront(rows: int, width: int, skew: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

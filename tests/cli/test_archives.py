@@ -77,6 +77,22 @@ def test_a_folder_there_and_back(digits: Path, tmp_path: Path) -> None:
     check_refused(call("decompress", packed, "-o", tmp_path / "out"), tmp_path, "exists")
 
 
+def test_particles(tmp_path: Path) -> None:
+    source, packed, again = tmp_path / "in.npy", tmp_path / "set.vlae", tmp_path / "out.npy"
+    np.save(source, IMAGES)
+    run("compress", source, "-o", packed, "-m", MODEL, "--particles", 3)
+    assert json.loads(run("info", packed, "--json"))["particles"] == 3
+    assert "one of 3 draws of each z is coded" in run("info", packed)
+    run("decompress", packed, "-o", again)
+    assert np.array_equal(np.load(again), IMAGES)
+    for model, message in (("tiny-binary-no-z", "tiny-binary-no-z has none"), ("tiny", "for photographs")):
+        refused = call("compress", source, "-o", tmp_path / "x.vlae", "-m", GOLDEN / f"{model}.safetensors",
+                       "--particles", 3)  # fmt: skip
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+        assert not (tmp_path / "x.vlae").exists()
+
+
 def test_one_binary_image_is_an_archive_of_one(digits: Path, tmp_path: Path) -> None:
     run("compress", digits / "03.png", "-o", tmp_path / "one.vlae", "-m", MODEL)
     run("decompress", tmp_path / "one.vlae", "-o", tmp_path / "again.png")

@@ -50,6 +50,7 @@ def test_what_asks_for_no_file_loads_no_library(arguments: tuple[str, ...]) -> N
     [
         ("info", "tiny-smooth-bits_back"), ("info", "palette-fallback"), ("info", "tiny-binary-array"),
         ("info", "tiny-binary-lossy"), ("list", "tiny-binary-array"),
+        ("info", "tiny-binary-particles-array"), ("list", "tiny-binary-particles-array"),
     ],
 )  # fmt: skip
 def test_what_decodes_nothing_loads_no_network(command: str, name: str) -> None:

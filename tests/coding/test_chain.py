@@ -13,9 +13,12 @@ from vlae_codec import Model
 from vlae_codec.coding.binary import BinaryCoder, pixel_bits
 from vlae_codec.coding.latent import gaussian_bits
 from vlae_codec.entropy import cdf
-from vlae_codec.entropy.ans import Message
+from vlae_codec.entropy.ans import HEAD_MIN, Message
 from vlae_codec.errors import CorruptFile
-from vlae_codec.stages import Stage, StageKind
+from vlae_codec.stages import Plan, Stage, StageKind
+
+#: What is on a message before anything is coded.
+SEED = 0x5EED5EED
 
 
 def coder_of(model: Model) -> BinaryCoder:
@@ -23,33 +26,55 @@ def coder_of(model: Model) -> BinaryCoder:
     return model.coder
 
 
-def check_chain(coder: BinaryCoder, images: np.ndarray) -> list[Stage]:
-    """Assert that decoding gives the images back and uses up the message; returns the stages."""
-    message, stages, costs = coder.encode(images)
-    words = message.flatten()
-    again = np.concatenate(list(coder.decode(Message.unflatten(words, message.lanes), stages)))
+def check_chain(coder: BinaryCoder, images: np.ndarray, particles: int = 1) -> list[Stage]:
+    """Assert that decoding gives the images back and leaves the seed on the message; returns the stages."""
+    message, plan, costs = coder.encode(images, particles, SEED)
+    words, stages = message.flatten(), plan.stages(len(images))
+    message = Message.unflatten(words, 1)
+    again = np.concatenate(list(coder.decode(message, stages)))
     assert np.array_equal(again, images)
-    # The words hold the ideal length; each lane keeps up to 64 bits.
-    assert -1e-6 <= 32 * len(words) - costs.elbo <= 64 * message.lanes + 1e-3 * costs.elbo
+    assert (message.size, int(message.heads[0])) == (0, HEAD_MIN + SEED)
+    # The words hold the ideal length and the seed; the head keeps up to 64 bits.
+    assert 31 <= 32 * len(words) - costs.elbo <= 65 + 1e-3 * costs.elbo
     return stages
 
 
-@settings(max_examples=25)
-@given(st.integers(1, 400), st.sampled_from(["squares", "noise", "zeros", "ones"]), st.integers(0, 2**32))
-def test_every_number_and_kind(any_binary_model: Model, count: int, kind: str, seed: int) -> None:
-    images = binary_images(count, 8, seed)
+@settings(max_examples=15)
+@given(
+    st.integers(1, 250), st.sampled_from(["squares", "noise", "zeros", "ones"]), st.sampled_from([1, 1, 2, 5]),
+    st.integers(0, 2**32),
+)  # fmt: skip
+def test_every_number_and_kind(any_binary_model: Model, count: int, kind: str, particles: int, seed: int) -> None:
+    # Draws take as many times as long.
+    images = binary_images(count // particles + 1, 8, seed)
     if kind == "noise":
         images = np.random.default_rng(seed).integers(0, 2, images.shape, np.uint8)
     elif kind != "squares":
         images[:] = kind == "ones"
-    check_chain(coder_of(any_binary_model), images)
+    check_chain(coder_of(any_binary_model), images, particles)
 
 
-def test_batches_grow_from_one_at_full_price(binary_model: Model) -> None:
-    stages = check_chain(coder_of(binary_model), np.random.default_rng(0).integers(0, 2, (600, 8, 8), np.uint8))
-    assert stages[-1] == Stage(599, 600, StageKind.PLAIN_Z)
-    assert {stage.kind for stage in stages[:-5]} == {StageKind.BITS_BACK}
-    assert max(stage.count for stage in stages) == 256
+def test_batches_grow_from_a_few_on_a_lattice(binary_model: Model) -> None:
+    images = np.random.default_rng(0).integers(0, 2, (600, 8, 8), np.uint8)
+    stages = check_chain(coder_of(binary_model), images)
+    assert (stages[-1].last, stages[-1].kind) == (600, StageKind.PLAIN_Z)
+    assert stages[-1].count < 5
+    assert {(stage.kind, stage.particles) for stage in stages[:-1]} == {(StageKind.BITS_BACK, 1)}
+    assert max(stage.count for stage in stages) > 200
+    stages = check_chain(coder_of(binary_model), images, 8)
+    assert [stage.particles for stage in stages] == sorted((stage.particles for stage in stages), reverse=True)
+    assert {stage.particles for stage in stages} == {1, 8}
+
+
+@given(st.integers(1, 5000), st.integers(0, 400), st.integers(0, 127), st.integers(1, 64))
+def test_a_plan_covers_all_images(count: int, coarse: int, growth: int, particles: int) -> None:
+    stages = Plan(coarse, 9, growth, particles).stages(count)
+    assert [stage.first for stage in stages] == [0, *(stage.last for stage in stages[:-1])]
+    assert stages[-1].last == count
+    assert all(1 <= stage.count <= 256 for stage in stages)
+    plain = sum(stage.count for stage in stages if stage.kind is StageKind.PLAIN_Z)
+    assert plain == min(coarse, count)
+    assert (stages[0].kind is StageKind.WITHOUT_Z) == (coarse == 0)
 
 
 def test_bits_back_returns_what_it_draws(binary_model: Model) -> None:
@@ -64,7 +89,7 @@ def test_a_draw_longer_than_planned_is_no_loss(binary_model: Model, monkeypatch:
     monkeypatch.setattr("vlae_codec.coding.latent.draw_bits", lambda posterior: np.zeros(posterior.mean.shape))
     monkeypatch.setattr("vlae_codec.coding.binary.CAUTION", 0.0)
     stages = check_chain(coder_of(binary_model), binary_images(40, 8))
-    assert sum(stage.kind is StageKind.PLAIN_Z for stage in stages) > 1
+    assert stages[-1].count > 1
 
 
 def test_the_steps_of_decoding_give_the_integers_of_encoding(any_binary_model: Model) -> None:
@@ -145,21 +170,23 @@ def test_a_flow_posterior_is_refused() -> None:
         to_integers(model, {})
 
 
-def test_damaged_words_never_pass_for_the_images(binary_model: Model) -> None:
-    coder, images = coder_of(binary_model), binary_images(30, 8)
-    message, stages, _ = coder.encode(images)
-    words = message.flatten()
+@pytest.mark.parametrize("particles", [1, 4])
+def test_damaged_words_never_pass_for_the_images(binary_model: Model, particles: int) -> None:
+    coder, images = coder_of(binary_model), binary_images(24, 8)
+    message, plan, _ = coder.encode(images, particles)
+    words, stages = message.flatten(), plan.stages(len(images))
     rng = np.random.default_rng(0)
-    for _ in range(30):
+    for _ in range(20):
         damaged = words.copy()
-        damaged[rng.integers(2 * message.lanes, len(words))] ^= np.uint32(1 << int(rng.integers(32)))
+        damaged[rng.integers(2, len(words))] ^= np.uint32(1 << int(rng.integers(32)))
         try:
-            other = np.concatenate(list(coder.decode(Message.unflatten(damaged, message.lanes), stages)))
+            left = Message.unflatten(damaged, 1)
+            other = np.concatenate(list(coder.decode(left, stages)))
         except CorruptFile:
             continue
-        assert not np.array_equal(other, images)
+        assert not np.array_equal(other, images) or not left.empty
     with pytest.raises(CorruptFile, match="too soon|left over"):
-        list(coder.decode(Message.unflatten(words[: 2 * message.lanes], message.lanes), stages))
+        list(coder.decode(Message.unflatten(words[:2], 1), stages))
 
 
 @given(st.integers(-1920, 1920))

@@ -43,8 +43,9 @@ from conftest import binary_images
 
 batch.CHUNK = int(sys.argv[2])
 model = vlae_codec.load_model("static-mnist", "cpu")
-images = binary_images(90, 28)
-data = vlae_codec.archive_array(images, model, verify=False)
+images = binary_images(60, 28)
+# The first stages have one draw of each z.
+data = vlae_codec.archive_array(images, model, verify=False, particles=4)
 for each in [data, *(open(path, "rb").read() for path in sys.argv[3:])]:
     assert np.array_equal(vlae_codec.Archive(io.BytesIO(each), model).array(), images)
 sys.stdout.buffer.write(data)

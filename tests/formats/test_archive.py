@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnknownModel, Unsupport
 from vlae_codec.fields import check_names
 from vlae_codec.formats.archive import extract
 from vlae_codec.formats.archive_writer import archive_array, archive_files
+from vlae_codec.formats.chains import binary_digest, seed_of
+from vlae_codec.formats.header import FileKind
 from vlae_codec.images.sets import find_images, load_array
 
 
@@ -26,15 +29,19 @@ def open_bytes(data: bytes, model: Model | None = None) -> Archive:
 @settings(max_examples=25)
 @given(
     st.integers(1, 40), st.sampled_from(["0/1", "0/255", "bool", "last"]), st.integers(1, 50), st.booleans(),
-    st.integers(0, 2**32),
+    st.sampled_from(["", "images"]), st.integers(0, 2**32),
 )  # fmt: skip
 def test_arrays_come_back_as_they_came(
-    binary_model: Model, count: int, kind: str, segment: int, embed: bool, seed: int
+    binary_model: Model, count: int, kind: str, segment: int, embed: bool, key: str, seed: int
 ) -> None:
     array = binary_images(count, 8, seed)
     array[0, 0, 0] = 1
     array = {"0/1": array, "0/255": array * 255, "bool": array.astype(bool), "last": array[..., None]}[kind]
-    archive = open_bytes(archive_array(array, binary_model, segment=segment, embed=embed))
+    data = archive_array(array, binary_model, segment=segment, embed=embed, key=key)
+    assert (data[9] == FileKind.SHORT_ARCHIVE) == (segment >= count and not embed)
+    archive = open_bytes(data)
+    assert archive.source.key == key
+    assert archive.info()["file_bytes"] == len(data)
     again = archive.array()
     assert again.dtype == array.dtype
     assert np.array_equal(again, array)
@@ -94,7 +101,8 @@ def test_a_folder_of_different_images(tiny_model: Model, tmp_path: Path) -> None
 def test_an_embedded_model_needs_no_other(binary_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     images = binary_images(10, 8)
     bare, complete = archive_array(images, binary_model), archive_array(images, binary_model, embed=True)
-    assert len(complete) - len(bare) == pytest.approx(len(binary_model.data), abs=30)
+    # The short archive has no sections.
+    assert len(complete) - len(bare) == pytest.approx(len(binary_model.data) + 150, abs=30)
     monkeypatch.delenv("VLAE_CODEC_MODELS")
     assert np.array_equal(open_bytes(complete).array(), images)
     with pytest.raises(UnknownModel, match="not here"):
@@ -220,3 +228,61 @@ def test_golden_archives(name: str) -> None:
     with Archive.open(GOLDEN / f"{name}-array.vlae", device="cpu") as archive:
         assert np.array_equal(archive.array(), np.load(GOLDEN / "binary.npy"))
         assert archive.info()["embedded_model"]
+
+
+@pytest.mark.parametrize("name", ["tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"])
+def test_golden_archives_of_plans_are_made_again_word_for_word(name: str) -> None:
+    images, model = np.load(GOLDEN / "binary.npy"), load_model(GOLDEN / f"{name}.safetensors", "cpu")
+    data = (GOLDEN / f"{name}-planned-array.vlae").read_bytes()
+    assert archive_array(images, model, segment=120, embed=True) == data
+    assert np.array_equal(open_bytes(data).array(), images)
+
+
+def test_golden_short_archive_of_particles(binary_model: Model) -> None:
+    images, data = np.load(GOLDEN / "binary.npy")[:100], (GOLDEN / "tiny-binary-particles-array.vlae").read_bytes()
+    assert archive_array(images, binary_model, particles=4) == data
+    archive = open_bytes(data)
+    assert np.array_equal(archive.array(), images)
+    assert archive.info()["particles"] == 4
+
+
+@pytest.mark.parametrize("name", ["tiny-binary-listed", "tiny-binary-vae-listed", "tiny-binary-listed-one"])
+def test_chains_that_list_their_batches(name: str) -> None:
+    with Archive.open(GOLDEN / f"{name}.vlae", device="cpu") as archive:
+        assert np.array_equal(archive.array(), binary_images(len(archive), 8))
+
+
+def test_a_short_archive_has_few_bytes_beside_its_message(binary_model: Model) -> None:
+    images = binary_images(300, 8)
+    data = archive_array(images, binary_model)
+    bits = open_bytes(data).info()["bits"]
+    assert bits["header"] <= 8 * 34
+    assert bits["lanes_and_flush"] <= 8 * 5
+    assert sum(bits.values()) - 2 * bits["z_posterior"] == 8 * len(data)
+    # The seed decides what is drawn.
+    costs = binary_model.binary.encode(images, seed=seed_of(binary_digest(images))).costs
+    assert bits["pixels"] == pytest.approx(costs.pixels, abs=20)
+
+
+@pytest.fixture(scope="module")
+def short(binary_model: Model) -> bytes:
+    return archive_array(binary_images(12, 8), binary_model, particles=2)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_a_damaged_short_archive_is_an_error(short: bytes, binary_model: Model, data: st.DataObject) -> None:
+    damaged = bytearray(short)
+    place = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[place] ^= data.draw(st.integers(1, 255))
+    resealed = place > 9 and data.draw(st.booleans())
+    if resealed:
+        damaged[-4:] = zlib.crc32(damaged[:-4]).to_bytes(4, "little")
+    try:
+        archive = open_bytes(bytes(damaged), binary_model)
+        images = archive.array()
+    except VlaeError:
+        return
+    # With a right checksum another name, type or number is another array; never other images.
+    assert resealed
+    assert np.array_equal(images != 0, binary_images(12, 8).reshape(images.shape))

@@ -33,7 +33,7 @@ CHOSEN = {
     "vlae": ["small", "metadata", "alpha"],
     "fallback": ["webp", "png", "deflate", "bilevel", "chunks", "tags", "webp-palette", "anew", "wide", "qoi"],
     "stored": ["stored", "packed"],
-    "archive": ["archive-names", "archive-singles", "tiny-binary-array"],
+    "archive": ["archive-names", "archive-singles", "tiny-binary-array", "tiny-binary-short", "tiny-binary-listed"],
     "lossy": ["tiny-binary-lossy", "lossy-photograph"],
     "model": ["tiny-no-z", "tiny-binary"],
 }
@@ -65,6 +65,8 @@ def header_length(data: bytes) -> int:
         return len(data) - 4 - 4 * len(lossy.LossyFile.from_bytes(data).words)
     if kind is FileKind.STORED:
         return len(data) - 4 - min(len(container.read_stored(data)[2]), len(data) // 2)
+    if kind is FileKind.SHORT_ARCHIVE:
+        return 40
     if kind is FileKind.ARCHIVE:
         return Archive(io.BytesIO(data)).segments[0].offset + 60
     return len(data) - 4 - len(container.read(data)[1])
@@ -72,7 +74,8 @@ def header_length(data: bytes) -> int:
 
 @pytest.mark.parametrize(
     "name", ["small", "small-gaps", "metadata", "alpha", "stored", "packed", "chunks", "tags", "anew", "qoi",
-             "palette-fallback", "webp", "archive-chain", "archive-single-array", "tiny-binary-lossy"],
+             "palette-fallback", "webp", "archive-chain", "archive-single-array", "tiny-binary-short",
+             "tiny-binary-listed", "tiny-binary-lossy"],
 )  # fmt: skip
 def test_every_byte_of_every_header(subjects: dict[str, mutate.Subject], name: str) -> None:
     subject = subjects[name]
@@ -160,13 +163,13 @@ def test_counts_that_an_archive_cannot_hold(parts: list[tuple[int, bytes]], coun
 
 
 def test_a_section_that_is_none_of_what_the_index_says(parts: list[tuple[int, bytes]]) -> None:
-    index = mutate.index_of(parts).replace(bytes([sections.Tag.CHAIN]), bytes([sections.Tag.SINGLE]), 1)
+    index = mutate.index_of(parts).replace(bytes([sections.Tag.PLANNED]), bytes([sections.Tag.SINGLE]), 1)
     with pytest.raises(CorruptFile):
         Archive(io.BytesIO(mutate.assemble(parts, index))).array()
 
 
-def test_a_batch_is_never_larger_than_an_encoder_makes_it(binary_model: Model) -> None:
-    parts = mutate.sections(archive_array(binary_images(1, 8), binary_model))[:-1]
+def test_a_batch_is_never_larger_than_an_encoder_makes_it() -> None:
+    parts = mutate.sections((GOLDEN / "tiny-binary-listed-one.vlae").read_bytes())[:-1]
     tag, body = parts[1]
     one, many = container.write_varint(1), container.write_varint(1 << 20)
     # first image, count, names, digest and model, lanes, one batch of one image with plain z
@@ -185,9 +188,9 @@ def test_a_batch_is_never_larger_than_an_encoder_makes_it(binary_model: Model) -
 
 def test_a_batch_without_z_among_those_with() -> None:
     model = load_model(GOLDEN / "tiny-binary-vae.safetensors", "cpu")
-    packed = archive_array(binary_images(7, 8), model)
+    packed = (GOLDEN / "tiny-binary-vae-listed.vlae").read_bytes()
     reader = Archive(io.BytesIO(packed), model)
-    batches = reader.chain(reader.segments[0]).batches
+    batches = reader.chain(reader.segments[0]).stages(7)
     assert len(batches) > 1
     # The last batch's kind is the lowest two bits of its one byte.
     parts = mutate.sections(packed)[:-1]
@@ -288,6 +291,17 @@ def test_a_huge_count_in_a_lossy_file_takes_no_memory(binary_model: Model) -> No
     # Threads of a product that wait for each other on a busy machine take processor time, which is limited.
     with threadpool_limits(1), mutate.limits(), pytest.raises(CorruptFile, match="z ends too soon"):
         lossy.reconstruct(lossy.LossyFile.from_bytes(file.to_bytes()), binary_model)
+
+
+def test_a_plan_is_never_more_than_its_bytes_can_hold(binary_model: Model) -> None:
+    images = binary_images(3, 8)
+    data = archive_array(images, binary_model)
+    plain, count = data[:12] + container.write_varint(1 << 26) + data[13:-4], (1 << 26).bit_length()
+    assert (data[11:13], count) == (b"\x08\x03", 27)
+    for changed, message in ((plain, "cannot hold 67108864 images"), (b"\0".join((data[:21], data[22:-4])), "kind")):
+        broken = Archive(io.BytesIO(changed + zlib.crc32(changed).to_bytes(4, "little")), binary_model)
+        with pytest.raises(CorruptFile, match=message):
+            broken.array()
 
 
 def test_the_limit_of_pixels_is_the_callers(tiny_model: Model, binary_model: Model) -> None:

@@ -44,8 +44,10 @@ from vlae_codec.formats import header as container  # noqa: E402
 from vlae_codec.formats import lossy  # noqa: E402
 from vlae_codec.formats import single as api  # noqa: E402
 from vlae_codec.formats.archive_writer import ArchiveWriter, archive_array  # noqa: E402
+from vlae_codec.formats.chains import binary_digest  # noqa: E402
 from vlae_codec.formats.header import FallbackKind, FileKind, Header, Reason, write_varint  # noqa: E402
-from vlae_codec.formats.sections import END, END_BYTES, Tag, binary_digest  # noqa: E402
+from vlae_codec.formats.section_writer import CHAINS, END, Tag  # noqa: E402
+from vlae_codec.formats.sections import END_BYTES  # noqa: E402
 from vlae_codec.formats.source import compress_file, restore_file  # noqa: E402
 from vlae_codec.images import fallback  # noqa: E402
 from vlae_codec.images import io as imaging  # noqa: E402
@@ -113,6 +115,7 @@ def made() -> dict[str, bytes]:
     for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
         loaded = registry.load_model(GOLDEN / f"{name}.safetensors", "cpu")
         files[f"{name}-array"] = archive_array(binary_images(7, 8), loaded, segment=4, embed=True)
+        files[f"{name}-short"] = archive_array(binary_images(19, 8), loaded, particles=2, key="a")
     model = registry.load_model(GOLDEN / "tiny.safetensors", "cpu")
     binary = registry.load_model(GOLDEN / "tiny-binary.safetensors", "cpu")
     rgba = Image.fromarray(np.concatenate([picture("smooth", 9, 12), picture("flat", 9, 12)[..., :1]], 2), "RGBA")
@@ -187,7 +190,7 @@ def _smallest(image: Image.Image) -> tuple[Header, bytes]:
 
 def _subject(name: str, data: bytes) -> Subject:
     file_kind = container.kind_of(data)
-    if file_kind is FileKind.ARCHIVE:
+    if file_kind in (FileKind.ARCHIVE, FileKind.SHORT_ARCHIVE):
         return _archive(name, data)
     if file_kind is FileKind.LOSSY:
         return _lossy(name, data)
@@ -227,7 +230,7 @@ def _flat(image: Any) -> bytes:
 def _archive(name: str, data: bytes) -> Subject:
     sound = Archive(io.BytesIO(data), None, "cpu")
     expected = [_flat(image) for image in sound]
-    bits = {binary_digest(sound.binary_segment(s)) for s in sound.segments if s.tag is Tag.CHAIN}
+    bits = {binary_digest(sound.binary_segment(s)) for s in sound.segments if s.tag in CHAINS}
     array = sound.array() if sound.source.kind == "array" else None
 
     def decode(mutant: bytes, repaired: bool) -> str:
@@ -291,8 +294,8 @@ def _model(path: Path) -> Subject:
         if isinstance(model.coder, BinaryCoder):
             size = model.coder.config.image_size
             images = bits if size == 8 else binary_images(3, size)
-            message, batches, _ = model.coder.encode(images)
-            again = np.concatenate(list(model.coder.decode(message, batches)))
+            message, plan, _ = model.coder.encode(images, 2)
+            again = np.concatenate(list(model.coder.decode(message, plan.stages(len(images)))))
         else:
             images, alphabet = photograph, Alphabet.of(photograph, 3)
             stages_kind = StageKind.PLAIN_Z if model.coder.config.z_channels else StageKind.WITHOUT_Z
@@ -338,7 +341,7 @@ def index_of(parts: list[tuple[int, bytes]], rng: random.Random | None = None) -
     numbers, last, at = [len(parts)], 0, 10
     for tag, body in parts:
         count = 1 if tag == Tag.SINGLE else 0
-        if tag == Tag.CHAIN:
+        if tag in CHAINS:
             try:
                 reader = container.Reader(body)
                 reader.varint("", 0, 1 << 60)
@@ -356,7 +359,7 @@ def repaired(data: bytes, kind: str, rng: random.Random) -> bytes:
     """Every checksum made right: a file's own, or those of an archive's sections, index and end."""
     if kind == "model":
         return data
-    if kind != "archive":
+    if kind != "archive" or data[9:10] == bytes([FileKind.SHORT_ARCHIVE]):
         return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
     parts = sections(data)
     if rng.random() < 0.2 and parts:

@@ -62,7 +62,10 @@ def write_binary(name: str, model: VLAE, path: Path) -> None:
     np.save(HERE / "binary.npy", images)
     path.write_bytes(to_integers(model, measure_binary_ranges(model, images)).to_bytes())
     loaded = vlae_codec.load_model(path, "cpu")
-    (HERE / f"{name}-array.vlae").write_bytes(archive_array(images, loaded, segment=120, embed=True))
+    # The chains of before, which list their batches (`-array`, `-listed`), are not written any more.
+    (HERE / f"{name}-planned-array.vlae").write_bytes(archive_array(images, loaded, segment=120, embed=True))
+    if name == "tiny-binary":
+        (HERE / f"{name}-particles-array.vlae").write_bytes(archive_array(images[:100], loaded, particles=4))
     if model.config.z_channels:
         source = Source("array", 1, shape=images.shape)
         file = lossy.encode_images(images, loaded, source, [], fidelity=4.0)

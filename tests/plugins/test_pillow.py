@@ -162,7 +162,7 @@ def test_an_unknown_model_is_named_on_loading(packed: Path, monkeypatch: pytest.
 
 def test_archives_and_lossy_files_are_no_images(binary_model: Model) -> None:
     data = archive_array(binary_images(3, 8), binary_model)
-    with pytest.raises(OSError, match="of the kind archive, expected a single image"):
+    with pytest.raises(OSError, match="of the kind short archive, expected a single image"):
         opened(data)
     with pytest.raises(OSError, match="of the kind lossy, expected a single image"):
         Image.open(GOLDEN / "tiny-binary-lossy.vlae")

@@ -2,30 +2,56 @@
 
 Each image's z is drawn from the bits of the images that were coded before it (Townsend et al. 2019). The encoder goes
 through the images from the last to the first, in batches that grow as the message does; the decoder meets the first
-image first. Only the last image, or the few that pay for the first draw, has a z that is coded at its full price.
+image first. The last few images, which pay for the first draw, have a z that is rounded to a coarse lattice.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlae_codec.entropy import cdf, kernels
-from vlae_codec.entropy.ans import Message, random_message
-from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals
+from vlae_codec.entropy.ans import HEAD_MIN, Message, random_message
+from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals, bits_back
 from vlae_codec.errors import CorruptFile, EmptyMessage
 from vlae_codec.models.exact.binary import BinaryNetworks
 from vlae_codec.models.exact.integer import IntegerModel
-from vlae_codec.stages import MAX_BATCH, Coded, Costs, Progress, Stage, StageKind, no_progress, wavefront
+from vlae_codec.stages import (
+    MAX_BATCH,
+    MAX_EXPONENT,
+    MAX_GROWTH,
+    STEPS_AN_OCTAVE,
+    Costs,
+    Plan,
+    Progress,
+    Stage,
+    no_progress,
+    wavefront,
+)
 
 from . import latent
+from .particles import gaussian_lengths, monte_carlo, pixel_lengths
 
-#: Lanes of a chain's message: each costs about four bytes, and the compiled loops gain little from more.
-LANES = 4
-#: Standard deviations by which a draw of z may exceed its mean length before a batch is planned smaller.
+#: Standard deviations by which the first draw of z may exceed its mean length before more images are coded without.
 CAUTION = 4.0
+#: Draws that are planned, as a share of those for which the message holds enough on average.
+SHARE = 0.7
+#: The last images, on which the plan is made.
+PROBE = 8
+#: Steps of the lattice that are tried first, in standard deviations of q(z | x), and how many exponents around that.
+SPACING, AROUND = 4.0, 3
+
+
+class Chained(NamedTuple):
+    """What the encoder gives: the message, how the images fall into stages, and what they cost."""
+
+    message: Message
+    plan: Plan
+    costs: Costs
 
 
 def pixel_bits(images: NDArray[np.uint8], logits: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -54,41 +80,56 @@ class BinaryCoder:
         #: The pixels in the order of the wavefront, as indices into a flat image.
         self.order = np.concatenate([y * size + x for y, x in steps])
 
-    def encode(self, images: NDArray[np.uint8], progress: Progress = no_progress) -> Coded:
+    def encode(
+        self, images: NDArray[np.uint8], particles: int = 1, seed: int = 0, progress: Progress = no_progress
+    ) -> Chained:
         """Code images (N, S, S) of zeros and ones, N at least 1.
 
-        Returns
-        -------
-        The message, the stages from the first image on, and what they cost.
+        Parameters
+        ----------
+        images : array of uint8
+        particles : int
+            Draws of each z, of which one is coded, see `particles`.
+        seed : int
+            What is left on the message once all is decoded, below 2^31.
+        progress : function
         """
-        stages: list[Stage] = []
-        message, costs = Message(LANES), Costs()
-        end = len(images)
-        wanted = np.empty(0)
-        if self.config.z_channels:
-            wanted = latent.draw_bits(self.posterior(images)).sum((1, 2, 3))
-        while end:
-            stage = self._plan(wanted[:end], end, 32.0 * message.size)
+        plan = self._plan(images, particles)
+        while True:
+            message, costs = Message(1), Costs()
+            message.heads[0] += np.uint64(seed)
             try:
-                self.stage_codec(stage, costs).push(message, images[stage.first : end])
+                for stage in reversed(plan.stages(len(images))):
+                    self.stage_codec(stage, costs).push(message, images[stage.first : stage.last])
+                    progress(stage.count * images[0].size)
+                return Chained(message, plan, costs)
             except EmptyMessage:
-                # The draw was longer than all caution: one image with its z at full price adds to the stock.
-                stage = Stage(end - 1, end, StageKind.PLAIN_Z)
-                self.stage_codec(stage, costs).push(message, images[stage.first : end])
-            stages.insert(0, stage)
-            end = stage.first
-            progress(stage.count * images[0].size)
-        return Coded(message, stages, costs)
+                # Draws were longer than all caution.
+                plan = plan.slower(len(images))
 
-    def _plan(self, wanted: NDArray[np.float64], end: int, stock: float) -> Stage:
-        """The images before ``end`` that may draw their z from so many bits; one at full price if none may."""
+    def _plan(self, images: NDArray[np.uint8], particles: int) -> Plan:
+        """The lattice with which the last images are shortest, and what may be drawn after how many of them."""
         if not self.config.z_channels:
-            return Stage(max(0, end - MAX_BATCH), end, StageKind.WITHOUT_Z)
-        last = wanted[::-1][:MAX_BATCH]
-        counts = np.arange(1, len(last) + 1)
-        needed = np.cumsum(last) + CAUTION * np.sqrt(counts * self.config.z_channels)
-        count = int((needed <= stock).sum())
-        return Stage(end - max(count, 1), end, StageKind.BITS_BACK if count else StageKind.PLAIN_Z)
+            return Plan(0)
+        probe = images[-PROBE:]
+        posterior = self.posterior(probe)
+        typical = SPACING * float(np.exp(np.log(posterior.std()).mean()))
+        middle = round(STEPS_AN_OCTAVE * math.log2(typical))
+        tried = range(max(middle - AROUND, 0), min(middle + AROUND, MAX_EXPONENT) + 1)
+        lengths = [self._coarse_bits(probe, posterior, exponent) for exponent in tried]
+        best = int(np.argmin(lengths))
+        each, draw = max(lengths[best] / len(probe), 1.0), float(latent.draw_bits(posterior).sum()) / len(probe)
+        coarse = math.ceil((draw + CAUTION * math.sqrt(self.config.z_channels)) / each)
+        growth = min(int(64 * SHARE * each / max(draw, 1.0)), MAX_GROWTH)
+        return Plan(min(coarse, len(images)), tried[best], growth, particles)
+
+    def _coarse_bits(self, images: NDArray[np.uint8], posterior: Gaussians, exponent: int) -> float:
+        """What images cost with their z on a lattice."""
+        z = latent.choose(self.space(len(images)), posterior, lattice=self._lattice(exponent))[0]
+        costs = Costs()
+        self._coarse(len(images), exponent, costs).push(Message(1), z)
+        logits = self.networks.logits(images, self.networks.features(z[:, 0, 0]))
+        return costs.z_prior + float(pixel_bits(images, logits).sum())
 
     def decode(self, message: Message, stages: list[Stage]) -> Iterator[NDArray[np.uint8]]:
         """Undo `encode`, stage after stage: yields the images (B, S, S) of each, the first ones first.
@@ -96,27 +137,54 @@ class BinaryCoder:
         Raises
         ------
         CorruptFile
-            If the message runs dry, or something is left of it after the last stage.
+            If the message runs dry, or something is left of it after the last stage, besides the ``seed``.
         """
         for stage in stages:
             try:
                 yield self.stage_codec(stage, Costs()).pop(message)
             except EmptyMessage as error:
                 raise CorruptFile(f"the coded images end too soon: {error}") from None
-        if not message.empty:
+        if message.size or (message.heads >= 2 * HEAD_MIN).any():
             raise CorruptFile("bits are left over after the last image")
 
     # -- codecs ------------------------------------------------------------------------------------------------------
 
     def stage_codec(self, stage: Stage, costs: Costs) -> Codec:
         """The codec of a stage's images (B, S, S)."""
-        return latent.stage_codec(
-            stage.kind,
-            latent.prior(self.space(stage.count), costs),
-            lambda z: self.likelihood(stage.count, z, costs),
-            self.posterior,
-            costs,
-        )
+        count, exponent = stage.count, stage.exponent
+
+        def likelihood(z: latent.Z | None) -> Codec:
+            return self.likelihood(count, z, costs)
+
+        if exponent is not None:
+            return bits_back(
+                self._coarse(count, exponent, costs), likelihood, lambda images: self._rounded(images, exponent)
+            )
+        prior = latent.prior(self.space(count), costs)
+        if stage.particles > 1:
+            shape = (count, stage.particles)
+            return monte_carlo(shape, prior, likelihood, self.posterior, self._lengths, costs)
+        return latent.stage_codec(stage.kind, prior, likelihood, self.posterior, costs)
+
+    def _lattice(self, exponent: int) -> latent.Lattice:
+        return latent.Lattice(np.full(self.config.z_channels, exponent))
+
+    def _coarse(self, count: int, exponent: int, costs: Costs) -> Codec:
+        """The codec of z on a lattice."""
+        return latent.coarse(self.space(count), self._lattice(exponent), costs)
+
+    def _rounded(self, images: NDArray[np.uint8], exponent: int) -> Codec:
+        """The codec of no bits of the places on a lattice that are nearest to the posterior's means."""
+        lattice = self._lattice(exponent)
+        return latent.certain(latent.choose(self.space(len(images)), self.posterior(images), lattice=lattice)[0])
+
+    def _lengths(self, images: NDArray[np.uint8], posterior: Gaussians, z: latent.Z) -> NDArray[np.int64]:
+        """What each image costs by its z, less what the z returns, in the units of `particles`."""
+        vectors = z[:, 0, 0]
+        prior = gaussian_lengths(vectors, Gaussians(*self.networks.prior(vectors)))
+        logits = self.networks.logits(images, self.networks.features(vectors))
+        pixels = pixel_lengths(images, logits).sum((1, 2))
+        return prior.sum(1) + pixels - gaussian_lengths(z, posterior).sum((1, 2, 3))
 
     def space(self, count: int) -> latent.Space:
         """Where z of so many images lies: one place for each, so that the prior has no window."""

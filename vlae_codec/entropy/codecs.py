@@ -52,6 +52,36 @@ def bits_back(prior: Codec, likelihood: Callable[[Any], Codec], posterior: Calla
     return Codec(push, pop)
 
 
+def categorical(edges: NDArray[np.int64]) -> Codec:
+    """Symbols (N,), each below K, number k with lane k mod lanes; the first ends on top.
+
+    Parameters
+    ----------
+    edges : array of int64, shape (N, K + 1)
+        Cumulative frequencies below each symbol of each place, from 0 to 2^24.
+    """
+    places = np.arange(len(edges))
+
+    def parts(message: Message) -> list[NDArray[np.int64]]:
+        return np.split(places, range(message.lanes, len(places), message.lanes))
+
+    def push(message: Message, symbols: NDArray[np.int64]) -> None:
+        for part in reversed(parts(message)):
+            starts, stops = edges[part, symbols[part]], edges[part, symbols[part] + 1]
+            message.push(starts, stops - starts, cdf.PRECISION)
+
+    def pop(message: Message) -> NDArray[np.int64]:
+        symbols = np.empty(len(edges), np.int64)
+        for part in parts(message):
+            found, commit = message.pop(cdf.PRECISION, len(part))
+            symbols[part] = (edges[part] <= found[:, None].astype(np.int64)).sum(1) - 1
+            starts, stops = edges[part, symbols[part]], edges[part, symbols[part] + 1]
+            commit(starts, stops - starts)
+        return symbols
+
+    return Codec(push, pop)
+
+
 class Gaussians(NamedTuple):
     """Gaussians in bins of z's grid, in the units of `cdf.gaussian_cdf`: int64 arrays of one shape."""
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlae_codec import files
-from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import (
     CorruptFile,
     UnknownModel,
@@ -34,7 +33,8 @@ from . import header as container
 from .header import FileKind
 from .image import info as image_info
 from .request import Request
-from .sections import Sections, Segment, Tag, binary_digest
+from .section_writer import CHAINS, Tag
+from .sections import Sections, Segment
 from .single import decompress
 from .source import restore_file
 
@@ -165,7 +165,7 @@ class Archive(Sections):
         for number, segment in enumerate(self.segments):
             try:
                 # Of a file its bytes: not of every one can Pillow make an image.
-                if segment.tag is Tag.CHAIN or self.source.kind == "array" or self.source_file(segment.first) is None:
+                if segment.tag in CHAINS or self.source.kind == "array" or self.source_file(segment.first) is None:
                     self._image(number, 0)
             except CorruptFile as error:
                 problems.append(f"{self.place(segment.first)}: {error}")
@@ -173,14 +173,15 @@ class Archive(Sections):
 
     def info(self) -> dict[str, Any]:
         """What the archive holds and where its bits went, without decoding: as `image.info`, summed over segments."""
-        bits, models = _bits_of(self)
+        bits, models, particles = _bits_of(self)
         used = sum(bits.values()) - 2 * bits["z_posterior"]
         return {
-            "file_bytes": self.file.size, "mode": "archive", "images": len(self), "source": self.source.to_json(),
-            "segments": len(self.segments), "models": sorted(models), "embedded_model": self.embedded is not None,
-            "bits": bits | {"header": 8 * self.file.size - used},
+            "file_bytes": self.file.file_bytes, "mode": "archive", "images": len(self), "source": self.source.to_json(),
+            "segments": len(self.segments), "particles": particles, "models": sorted(models),
+            "embedded_model": self.embedded is not None,
+            "bits": bits | {"header": 8 * self.file.file_bytes - used},
             "elbo_bits": bits["z_prior"] - bits["z_posterior"] + bits["pixels"],
-            "bits_per_image": 8 * self.file.size / max(len(self), 1), "damaged": self.damaged,
+            "bits_per_image": 8 * self.file.file_bytes / max(len(self), 1), "damaged": self.damaged,
         }  # fmt: skip
 
     # Segments
@@ -201,21 +202,18 @@ class Archive(Sections):
         return find_model(wanted, self.device)
 
     def binary_segment(self, segment: Segment) -> NDArray[np.uint8]:
-        """All images of a CHAIN segment, (N, S, S) of zeros and ones."""
+        """All images of a chain, (N, S, S) of zeros and ones."""
         chain = self.chain(segment)
         model = self._model(chain.model)
         side = model.config.image_size
         if not side:
             raise CorruptFile("a chain of images names a model for photographs")
         check_size((segment.count * side, side), "the segment", self.max_pixels)
-        if any((batch.kind is StageKind.WITHOUT_Z) == bool(model.config.z_channels) for batch in chain.batches):
+        stages, message = chain.stages(segment.count), chain.message()
+        if any((stage.kind is StageKind.WITHOUT_Z) == bool(model.config.z_channels) for stage in stages):
             raise CorruptFile("the segment's batches are not of the kind that its model codes")
-        if len(chain.payload) % 4:
-            raise CorruptFile(f"the payload has {len(chain.payload)} bytes, expected a multiple of 4")
-        message = Message.unflatten(np.frombuffer(chain.payload, "<u4"), chain.lanes)
-        images = np.concatenate(list(model.binary.decode(message, chain.batches)))
-        if binary_digest(images) != chain.digest:
-            raise CorruptFile(f"checksum of the pixels is not the stored {chain.digest.hex()}")
+        images = np.concatenate(list(model.binary.decode(message, stages)))
+        chain.check(images, message)
         return images
 
     def _image(self, number: int, within: int) -> Any:
@@ -286,14 +284,15 @@ def _shaped(source: Source, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image.reshape(shape)
 
 
-def _bits_of(sections: Sections) -> tuple[dict[str, int], set[str]]:
-    """Where the bits of all segments went, and the models' ids."""
+def _bits_of(sections: Sections) -> tuple[dict[str, int], set[str], int]:
+    """Where the bits of all segments went, the models' ids, and the most draws of a z."""
     bits = dict.fromkeys(("z_prior", "z_posterior", "pixels", "alpha", "stored", "lanes_and_flush"), 0)
-    models = set()
+    models, particles = set(), 1
     for segment in sections.segments:
-        if segment.tag is Tag.CHAIN:
+        if segment.tag in CHAINS:
             chain = sections.chain(segment)
             models.add(chain.model.hex())
+            particles = max(particles, chain.particles)
             for key, cost in zip(("z_prior", "z_posterior", "pixels"), chain.costs, strict=True):
                 bits[key] += cost
             elbo = chain.costs[0] - chain.costs[1] + chain.costs[2]
@@ -305,7 +304,7 @@ def _bits_of(sections: Sections) -> tuple[dict[str, int], set[str]]:
                 bits[key] += one.get("bits", {}).get(key, 0)
             if one["mode"] == "stored":
                 bits["stored"] += 8 * one["stored_bytes"]
-    return bits, models
+    return bits, models, particles
 
 
 def extract(

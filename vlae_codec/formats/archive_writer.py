@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from vlae_codec import files
 from vlae_codec.errors import UnsupportedImage, VerificationFailed, VlaeError
-from vlae_codec.fields import MAGIC, MAX_METADATA, VERSION, check_names, write_varint
+from vlae_codec.fields import MAX_METADATA, check_names, write_varint
 from vlae_codec.files import Attributes
 from vlae_codec.images.sets import Source, flat_images, open_binary, to_binary
 from vlae_codec.registry import Model
 from vlae_codec.stages import Passes, Progress, no_progress
 
 from .archive import Archive
-from .header import FileKind
-from .sections import END, Tag, binary_digest
+from .chains import binary_digest, seed_of, write_planned
+from .section_writer import SectionWriter, Tag
+from .short import shorten
 from .single import compress
 from .source import FileOptions, compress_file
 
-#: Images of a chain that share a segment. Each segment pays for its own beginning, some 0.1 % at this size.
+#: Images of a chain that share a segment. Each segment pays for its own beginning.
 SEGMENT = 4096
 
 
@@ -40,11 +41,7 @@ def _pack_names(names: Sequence[str]) -> bytes:
     return write_varint(len(packed)) + packed
 
 
-def _section(tag: Tag, body: bytes) -> bytes:
-    return bytes([tag]) + write_varint(len(body)) + zlib.crc32(bytes([tag]) + body).to_bytes(4, "little") + body
-
-
-class ArchiveWriter:
+class ArchiveWriter(SectionWriter):
     """Collects segments; `finish` gives the bytes of the archive.
 
     Parameters
@@ -57,59 +54,48 @@ class ArchiveWriter:
     """
 
     def __init__(self, source: Source, model: Model, embed: bool = False) -> None:
+        super().__init__(source)
+        self.source = source
         self.model = model
-        self.out = bytearray(MAGIC) + bytes([VERSION, FileKind.ARCHIVE])
         self.count = 0
-        self.index: list[tuple[Tag, int, int]] = []
-        self._add(Tag.HEAD, zlib.compress(json.dumps(source.to_json(), sort_keys=True).encode(), 9), 0)
+        #: The fields of a chain that is all there is to an array.
+        self._alone = b""
         if embed:
-            self._add(Tag.MODEL, model.data, 0)
+            self.add(Tag.MODEL, model.data, 0)
 
-    def _add(self, tag: Tag, body: bytes, count: int) -> None:
-        self.index.append((tag, len(self.out), count))
-        self.out += _section(tag, body)
+    def _add_images(self, tag: Tag, body: bytes, count: int) -> None:
+        self.add(tag, write_varint(self.count) + body, count)
         self.count += count
 
-    def add_chain(self, images: NDArray[np.uint8], names: Sequence[str], progress: Progress = no_progress) -> None:
+    def add_chain(
+        self, images: NDArray[np.uint8], names: Sequence[str], particles: int = 1, progress: Progress = no_progress
+    ) -> None:
         """A segment of binary images (N, S, S) of zeros and ones; ``names`` are empty for arrays."""
-        message, batches, costs = self.model.binary.encode(images, progress)
-        body = bytearray(write_varint(self.count) + write_varint(len(images)) + _pack_names(names))
-        body += binary_digest(images) + self.model.id + write_varint(message.lanes) + write_varint(len(batches))
-        for batch in batches:
-            body += write_varint(batch.count << 2 | batch.kind)
-        for cost in (costs.z_prior, costs.z_posterior, costs.pixels):
-            body += write_varint(round(cost))
-        body += message.flatten().astype("<u4").tobytes()
-        self._add(Tag.CHAIN, bytes(body), len(images))
+        chained = self.model.binary.encode(images, particles, seed_of(binary_digest(images)), progress)
+        fields = write_planned(self.model.id, chained, len(images))
+        self._alone = fields if self.source.kind == "array" and len(self.index) == 1 else b""
+        self._add_images(Tag.PLANNED, write_varint(len(images)) + _pack_names(names) + fields, len(images))
 
     def add_single(self, data: bytes, name: str) -> None:
         """A segment of one image: the .vlae file that holds it."""
         names = [name] if name else []
-        self._add(Tag.SINGLE, write_varint(self.count) + _pack_names(names) + data, 1)
+        self._add_images(Tag.SINGLE, _pack_names(names) + data, 1)
 
     def add_attributes(self, attributes: Sequence[Attributes]) -> None:
         """A section of what the files' attributes are, of all images in order."""
         text = json.dumps([list(column) for column in zip(*attributes, strict=True)], separators=(",", ":")).encode()
         if len(text) > MAX_METADATA:
             raise UnsupportedImage(f"attributes of {len(text)} bytes, at most {MAX_METADATA}; use --no-attributes")
-        self._add(Tag.ATTRIBUTES, zlib.compress(text, 9), 0)
+        self.add(Tag.ATTRIBUTES, zlib.compress(text, 9), 0)
 
     def finish(self) -> bytes:
-        """The archive, its index and end added."""
-        offset = len(self.out)
-        body = bytearray(write_varint(len(self.index)))
-        last = 0
-        for tag, at, count in self.index:
-            body += bytes([tag]) + write_varint(at - last) + write_varint(count)
-            last = at
-        self.out += _section(Tag.INDEX, bytes(body))
-        place = offset.to_bytes(8, "little")
-        return bytes(self.out) + place + zlib.crc32(place).to_bytes(4, "little") + END
+        """The archive, in its short form if it has one."""
+        return shorten(self.source, self._alone) if self._alone else super().finish()
 
 
 def archive_array(
-    array: NDArray, model: Model, *, key: str = "", segment: int = SEGMENT, embed: bool = False, verify: bool = True,
-    progress: Progress = no_progress,
+    array: NDArray, model: Model, *, key: str = "", segment: int = SEGMENT, particles: int = 1, embed: bool = False,
+    verify: bool = True, progress: Progress = no_progress,
 ) -> bytes:  # fmt: skip
     """An archive of an array of images.
 
@@ -123,6 +109,8 @@ def archive_array(
         The array's name in a .npz file.
     segment : int
         Images that share a segment, where the model codes them in a chain.
+    particles : int
+        Draws of z for each image of a chain, of which one is coded: fewer bytes in so many times the time.
     embed : bool
         Put the model into the archive.
     verify : bool
@@ -138,7 +126,7 @@ def archive_array(
     if model.config.image_size:
         bits, high = to_binary(flat, model.config.image_size)
         writer = ArchiveWriter(Source("array", high, shape=shape, dtype=dtype, key=key), model, embed)
-        return _chains(writer, bits, [], segment, verify, progress)
+        return _chains(writer, bits, [], segment, verify, progress, particles)
     writer = ArchiveWriter(Source("array", shape=shape, dtype=dtype, key=key), model, embed)
     count = Passes(progress, flat[..., 0].size if flat.ndim == 4 else flat.size).take(1)
     for image in flat:
@@ -168,7 +156,8 @@ def archive_files(
         kept = [files.Attributes.of(path) for _, path in paths] if attributes else []
         bits, source = open_binary(paths, model.config.image_size)
         writer = ArchiveWriter(source, model, embed)
-        return _chains(writer, bits, [name for name, _ in paths], segment, chosen.verify, progress, kept)
+        names = [name for name, _ in paths]
+        return _chains(writer, bits, names, segment, chosen.verify, progress, chosen.particles, kept)
     writer = ArchiveWriter(Source(), model, embed)
 
     def count(pixels: int) -> None:
@@ -196,13 +185,13 @@ def archive_files(
 
 def _chains(
     writer: ArchiveWriter, bits: NDArray[np.uint8], names: list[str], segment: int, verify: bool, progress: Progress,
-    attributes: Sequence[files.Attributes] = (),
+    particles: int, attributes: Sequence[files.Attributes] = (),
 ) -> bytes:  # fmt: skip
     """An archive of binary images (N, S, S) of zeros and ones, in segments of so many."""
     passes = Passes(progress, bits.size)
     count = passes.take(0.5 if verify else 1)
     for first in range(0, len(bits), segment):
-        writer.add_chain(bits[first : first + segment], names[first : first + segment], count)
+        writer.add_chain(bits[first : first + segment], names[first : first + segment], particles, count)
     if attributes:
         writer.add_attributes(attributes)
     data = writer.finish()

@@ -45,6 +45,13 @@ class FileKind(IntEnum):
     LOSSY = 3
     #: The source file as it is.
     STORED = 4
+    #: An archive of one segment, see `vlae_codec.formats.short`.
+    SHORT_ARCHIVE = 5
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return self.name.lower().replace("_", " ")
 
 
 #: Most subpixels that a byte of a VLAE's payload may stand for, besides a few for all: the time that decoding takes is
@@ -203,7 +210,7 @@ def read_stored(data: bytes) -> tuple[Reason, str, bytes]:
     """The inverse of `write_stored`; raises as `read` does, and as `jpeg.restore` where the file is a JPEG."""
     kind, reader, packed = _checked(data)
     if kind is not FileKind.STORED:
-        raise CorruptFile(f"the file is of kind {int(kind)} ({kind.name.lower()}), expected a stored file")
+        raise CorruptFile(f"the file is of kind {int(kind)} ({kind.text}), expected a stored file")
     reason = Reason(reader.byte("the reason", len(Reason)))
     name = _read_name(reader)
     digest = reader.take(8, "the checksum of the content")
@@ -253,7 +260,7 @@ def read(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, bytes | mem
     """
     kind, reader, remade = _checked(data)
     if kind not in (FileKind.VLAE, FileKind.FALLBACK):
-        raise CorruptFile(f"the file is of kind {int(kind)} ({kind.name.lower()}), expected a single image")
+        raise CorruptFile(f"the file is of kind {int(kind)} ({kind.text}), expected a single image")
     body = reader.data
     width, height = reader.varint("the width", 1, MAX_SIDE), reader.varint("the height", 1, MAX_SIDE)
     check_size((width, height), "the file", max_pixels)

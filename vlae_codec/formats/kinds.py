@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: The module of each kind of file.
 KINDS = {
     FileKind.VLAE: "image", FileKind.FALLBACK: "image", FileKind.STORED: "image",
-    FileKind.ARCHIVE: "archive", FileKind.LOSSY: "lossy",
+    FileKind.ARCHIVE: "archive", FileKind.SHORT_ARCHIVE: "archive", FileKind.LOSSY: "lossy",
 }  # fmt: skip
 
 

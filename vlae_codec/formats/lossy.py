@@ -160,7 +160,7 @@ def open_photograph(data: bytes, name: str) -> Image.Image:
     """The picture of an image file, or of a .vlae file that holds one image without loss."""
     if not data.startswith(container.MAGIC):
         return imaging.open_image(data, name)
-    if container.kind_of(data) in (FileKind.ARCHIVE, FileKind.LOSSY):
+    if container.kind_of(data) in (FileKind.ARCHIVE, FileKind.SHORT_ARCHIVE, FileKind.LOSSY):
         raise UnsupportedImage(f"{name} is an archive or a lossy file, expected a .vlae file of one image")
     image = single.decompress(data)
     return image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import TYPE_CHECKING, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import BinaryIO
 
 from vlae_codec.errors import CorruptFile, NotAVlaeFile, UnsupportedImage, UnsupportedVersion
 from vlae_codec.fields import MAGIC, VERSION, Reader, check_names, inflate_json
 from vlae_codec.files import Attributes
-from vlae_codec.images.pixels import pixel_digest
 from vlae_codec.images.sets import Source
-from vlae_codec.stages import MAX_BATCH, Stage, StageKind
+from vlae_codec.stages import MAX_BATCH
 
-from .header import MAX_LANES, FileKind
+from .chains import Chain, read_listed, read_planned
+from .header import FileKind
+from .section_writer import CHAINS, END, Tag
+from .short import expand
 
-if TYPE_CHECKING:
-    pass
-
-#: What ends an archive, after the offset of its index.
-END = b"VLAE-END"
 #: Bytes of the end: the index's offset, a CRC-32 of that, and `END`.
 END_BYTES = 20
 #: Most images in an archive, and bytes of one section.
 MAX_IMAGES = 1 << 28
 MAX_SECTION = 1 << 34
-
-
-class Tag(IntEnum):
-    """What a section of an archive holds."""
-
-    HEAD = 1
-    MODEL = 2
-    CHAIN = 3
-    SINGLE = 4
-    INDEX = 5
-    ATTRIBUTES = 6
 
 
 #: What a section holds, where it begins, and how many images it has.
@@ -56,24 +39,6 @@ class Segment:
     offset: int
     first: int
     count: int
-
-
-@dataclass
-class Chain:
-    """A CHAIN segment's fields."""
-
-    names: list[str]
-    digest: bytes
-    model: bytes
-    lanes: int
-    batches: list[Stage]
-    costs: tuple[int, int, int]
-    payload: bytes = field(repr=False, default=b"")
-
-
-def binary_digest(images: NDArray[np.uint8]) -> bytes:
-    """`pixel_digest` of binary images (N, S, S) of zeros and ones, as packed bits."""
-    return pixel_digest("binary", (images.shape[2], images.shape[0] * images.shape[1]), [np.packbits(images).tobytes()])
 
 
 def _read_names(reader: Reader, count: int) -> list[str]:
@@ -98,20 +63,25 @@ class SectionFile:
     Attributes
     ----------
     size : int
-        Bytes of the file.
+        Bytes of the sections and what stands around them.
+    file_bytes : int
+        Bytes of the file: of a short archive fewer.
     damaged : list of str
         What cannot be read of it, one line each.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size = file.seek(0, os.SEEK_END)
+        self._given = self._file = file
+        self.size = self.file_bytes = file.seek(0, os.SEEK_END)
         self.damaged: list[str] = []
-        self._check_start()
+        if self._check_start() is FileKind.SHORT_ARCHIVE:
+            file.seek(0)
+            self._file = io.BytesIO(expand(file.read()))
+            self.size = self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._given.close()
 
     def places(self) -> list[Place]:
         """Tags, offsets and counts of images of all sections, by the index or, where that is damaged, without."""
@@ -125,7 +95,7 @@ class SectionFile:
         length = head.varint("a section's length", 0, MAX_SECTION)
         return head.at + 4 + length
 
-    def _check_start(self) -> None:
+    def _check_start(self) -> FileKind:
         self._file.seek(0)
         start = self._file.read(len(MAGIC) + 2)
         if start[: len(MAGIC)] != MAGIC:
@@ -134,8 +104,9 @@ class SectionFile:
             raise CorruptFile("the file ends inside its first ten bytes")
         if start[len(MAGIC)] != VERSION:
             raise UnsupportedVersion(f"the file has format version {start[len(MAGIC)]}, this release reads {VERSION}")
-        if start[-1] != FileKind.ARCHIVE:
+        if start[-1] not in (FileKind.ARCHIVE, FileKind.SHORT_ARCHIVE):
             raise CorruptFile(f"the file is of kind {start[-1]}, not an archive's; `info` shows what it holds")
+        return FileKind(start[-1])
 
     def section_at(self, offset: int, *wanted: Tag) -> tuple[Tag, bytes, int]:
         """The tag, body and end of the section at an offset; `CorruptFile` if damaged, or of no tag that is wanted."""
@@ -195,7 +166,7 @@ class SectionFile:
             count = 0
             if tag is Tag.SINGLE:
                 count = 1
-            elif tag is Tag.CHAIN:
+            elif tag in CHAINS:
                 reader = Reader(body)
                 reader.varint("the first image", 0, MAX_IMAGES)
                 count = reader.varint("the number of images", 1, MAX_IMAGES)
@@ -299,8 +270,8 @@ class Sections:
         first, head = 0, None
         for number, (tag, offset, count) in enumerate(places):
             end = places[number + 1][1] if number + 1 < len(places) else self.file.size
-            # A chain's batches take a byte each at least, so its length limits what it can hold.
-            most = {Tag.SINGLE: 1, Tag.CHAIN: MAX_BATCH * (end - offset)}.get(tag, 0)
+            # The length of a chain limits what it can hold.
+            most = MAX_BATCH * (end - offset) if tag in CHAINS else int(tag is Tag.SINGLE)
             if not min(most, 1) <= count <= most:
                 raise CorruptFile(f"the section at byte {offset} cannot hold {count} images")
             if tag is Tag.HEAD:
@@ -309,7 +280,7 @@ class Sections:
                 self.embedded = offset
             elif tag is Tag.ATTRIBUTES:
                 self._attributes = offset
-            elif tag in (Tag.CHAIN, Tag.SINGLE):
+            elif tag in (*CHAINS, Tag.SINGLE):
                 self.segments.append(Segment(tag, offset, first, count))
                 first += count
                 if first > MAX_IMAGES:
@@ -325,26 +296,16 @@ class Sections:
     # Segments
 
     def chain(self, segment: Segment) -> Chain:
-        """The fields of a CHAIN segment; `CorruptFile` if they do not add up."""
-        _, body, _ = self.file.section_at(segment.offset, Tag.CHAIN)
+        """The fields of a chain; `CorruptFile` if they do not add up."""
+        tag, body, _ = self.file.section_at(segment.offset, *CHAINS)
         reader = Reader(body)
         if reader.varint("the first image", 0, MAX_IMAGES) != segment.first:
             raise CorruptFile(f"the segment at byte {segment.offset} is not the one of image {segment.first}")
         count = reader.varint("the number of images", 1, MAX_IMAGES)
-        names = _read_names(reader, count)
-        digest, model = reader.take(8, "the checksum of the pixels"), reader.take(8, "the model id")
-        lanes = reader.varint("the number of lanes", 1, MAX_LANES)
-        batches: list[Stage] = []
-        for _ in range(reader.varint("the number of batches", 1, count)):
-            value = reader.varint("a batch", 4, MAX_BATCH << 2 | 3)
-            if value & 3 >= len(StageKind):
-                raise CorruptFile(f"a batch of kind {value & 3}, expected below {len(StageKind)}")
-            first = batches[-1].last if batches else 0
-            batches.append(Stage(first, first + (value >> 2), StageKind(value & 3)))
-        if sum(batch.count for batch in batches) != count or count != segment.count:
-            raise CorruptFile(f"the batches of images {segment.first} to {segment.first + count - 1} do not add up")
-        prior, posterior, pixels = (reader.varint("a code length", 0, (1 << 56) - 1) for _ in range(3))
-        return Chain(names, digest, model, lanes, batches, (prior, posterior, pixels), body[reader.at :])
+        if count != segment.count:
+            raise CorruptFile(f"the segment at byte {segment.offset} has {count} images, expected {segment.count}")
+        _read_names(reader, count)
+        return read_planned(reader, count) if tag is Tag.PLANNED else read_listed(reader, count)
 
     def single(self, segment: Segment) -> bytes:
         """The .vlae file in a SINGLE segment."""

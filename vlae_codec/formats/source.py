@@ -43,6 +43,8 @@ class FileOptions:
         Of a model that is loaded for this: see `registry.Model`.
     named : bool
         Keep the name; without it `restore_file` must be told one with the same suffix.
+    particles : int
+        Of a model for binary images, in archives: see `archive_writer.archive_array`.
     verify : bool
         Decode the result and compare before returning it.
     max_pixels : int
@@ -54,6 +56,7 @@ class FileOptions:
     exact: bool = False
     quick: bool = False
     adapt: bool = True
+    particles: int = 1
     named: bool = True
     verify: bool = True
     max_pixels: int = MAX_PIXELS

@@ -52,10 +52,9 @@ class VlaeImageFile(ImageFile.ImageFile):
         data = self.fp.read()
         try:
             kind = container.kind_of(data)
-            if kind in (FileKind.ARCHIVE, FileKind.LOSSY):
+            if kind in (FileKind.ARCHIVE, FileKind.SHORT_ARCHIVE, FileKind.LOSSY):
                 raise UnsupportedImage(
-                    f"the .vlae file is of the kind {kind.name.lower()}, expected a single image; "
-                    "use `vlae-codec decompress`"
+                    f"the .vlae file is of the kind {kind.text}, expected a single image; use `vlae-codec decompress`"
                 )
             header = None if kind is FileKind.STORED else container.read(data)[0]
             if header is None or header.source:
