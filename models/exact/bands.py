@@ -13,6 +13,8 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
+from vlae_codec.compiled import inner, inner_parallel
+
 from .integer import IntegerModel
 from .loops import (
     CHUNK,
@@ -31,7 +33,7 @@ from .loops import (
 from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "f7adccaa6def7ebd"
+_TAKEN_FROM = "c077650b3d4dd0a6"
 
 #: Pixels that go through the network together: few enough for the cache, and rows enough beside those above them, which
 #: are copied from band to band.
@@ -149,12 +151,13 @@ def _through_all(net, band, rows, above):
             above[following] = band.kept[following % 2, rows : rows + reach]
 
 
-@njit(cache=True, parallel=True)
+@inner_parallel
 def _through_block(net, band, block):
     """A block's last layer, or for -1 the window, and the next block's first, or what comes out."""
     pixels, threads = len(band.out), len(band.seen)
     share = (pixels + threads - 1) // threads
-    for thread in prange(threads):
+    for number in prange(threads):
+        thread = np.int64(number)
         low, high = thread * share, min((thread + 1) * share, pixels)
         while low < high:
             stop = min(low + CHUNK, high)
@@ -162,7 +165,7 @@ def _through_block(net, band, block):
             low = stop
 
 
-@njit(cache=True)
+@inner
 def _chunk(net, band, block, thread, low, high):
     """`_through_block` of the band's pixels low..high-1."""
     n, width = high - low, band.image.shape[1]
@@ -195,7 +198,7 @@ def _chunk(net, band, block, thread, low, high):
             out[i, c] = active[i, c]
 
 
-@njit(cache=True)
+@inner
 def _keep(net, block, kept, low, width, sums):
     """Put what is inside a block, of the band's pixels from ``low`` on, where the pixels around them see it."""
     affine, high, reach = net.pointwise_affine[block], net.limits[1], net.reach
@@ -204,7 +207,7 @@ def _keep(net, block, kept, low, width, sums):
         requantize_row(sums[i], affine, high, kept[row, column])
 
 
-@njit(cache=True)
+@inner
 def _see(net, block, kept, low, width, seen):
     """What a block's last layer takes, of the band's pixels from ``low`` on."""
     one, reach = np.uint64(1), np.uint64(net.reach)

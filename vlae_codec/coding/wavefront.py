@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from vlae_codec.compiled import inner, inner_parallel
 from vlae_codec.entropy.cdf import (
     COUPLING_STEPS,
     EXP,
@@ -34,7 +35,7 @@ from vlae_codec.models.exact.steps import RING, network_rows, rows_of_step
 #: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and
 #: models/exact/steps.py; a test compares them. numba keeps compiled loops by the contents of this file alone, so it
 #: must change when what they take from elsewhere does.
-_TAKEN_FROM = "a50bdc51eedc927d"
+_TAKEN_FROM = "e95884704f046434"
 
 _MASK = (1 << PRECISION) - 1
 _TOTAL = 1 << PRECISION
@@ -230,7 +231,7 @@ def share_of(part, parts, count):
     return part * count // parts, (part + 1) * count // parts
 
 
-@njit(cache=True)
+@inner
 def _message_bits(freqs, skew, message, messages):
     """Ideal code length of a message's share of intervals (rows, W, channels)."""
     rows, width, channels = freqs.shape
@@ -247,11 +248,12 @@ def _message_bits(freqs, skew, message, messages):
 @njit(cache=True, parallel=True)
 def message_bits(freqs, skew, bits):
     """Ideal code lengths of the shares of several messages, into ``bits``."""
-    for message in prange(len(bits)):
+    for number in prange(len(bits)):
+        message = np.int64(number)
         bits[message] = _message_bits(freqs, skew, message, len(bits))
 
 
-@njit(cache=True)
+@inner
 def _push_message(stacks, intervals, skew, message):
     """Push a message's share of a stage's intervals."""
     starts, freqs = intervals.starts, intervals.freqs
@@ -274,11 +276,12 @@ def _push_message(stacks, intervals, skew, message):
 @njit(cache=True, parallel=True)
 def push_wavefront(stacks, intervals, skew):
     """Push a stage's intervals, arrays (rows, W, channels), so that they pop in wavefront order."""
-    for message in prange(len(stacks.sizes)):
+    for number in prange(len(stacks.sizes)):
+        message = np.int64(number)
         _push_message(stacks, intervals, skew, message)
 
 
-@njit(cache=True)
+@inner
 def pop_messages(stacks, area, params, t, alphabet, begin, end):
     """Pop the shares of the messages ``begin`` to ``end - 1`` of step t's pixels into the image.
 
@@ -293,7 +296,7 @@ def pop_messages(stacks, area, params, t, alphabet, begin, end):
             return
 
 
-@njit(cache=True)
+@inner
 def _pop_rows(stacks, message, area, params, t, alphabet, top):
     """Pop so many pixels of step t as there are parameters, the first in row ``top``; the new size of the message."""
     image, skew = area.image, area.skew
@@ -336,7 +339,7 @@ def _pop_rows(stacks, message, area, params, t, alphabet, top):
     return size
 
 
-@njit(cache=True)
+@inner
 def _network_share(net, area, features, caches, thread, t, low, high):
     """The network on the rows ``low`` to ``high - 1`` of step t, in rounds, as a thread's arrays hold so many rows."""
     room = caches.inputs.shape[1]
@@ -357,27 +360,34 @@ def run_network(net, area, features, caches, begin, end):
         first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
         if last <= first:
             continue
-        for thread in prange(threads):
+        for number in prange(threads):
+            thread = np.int64(number)
             low, high = share_of(thread, threads, last - first)
             _network_share(net, area, features, caches, thread, t, first + low, first + high)
 
 
-@njit(cache=True)
-def _run_and_pop(net, stacks, area, features, caches, alphabet, thread, t):
-    """The network on the pixels of a thread's messages, and those messages' pops."""
-    begin, end = share_of(thread, caches.inputs.shape[0], len(stacks.sizes))
+@inner
+def _decode_share(net, stacks, area, features, caches, alphabet, thread, t):
+    """The network on a thread's share of step t, and the pops of the messages that it has to itself, if any."""
+    messages, threads = len(stacks.sizes), caches.inputs.shape[0]
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    low, _ = share_of(begin, len(stacks.sizes), last - first)
-    high, _ = share_of(end, len(stacks.sizes), last - first)
+    begin, end = share_of(thread, threads, messages)
+    parts = messages
+    if messages < threads:
+        begin, end, parts = thread, thread + 1, threads
+    low, _ = share_of(begin, parts, last - first)
+    high, _ = share_of(end, parts, last - first)
     _network_share(net, area, features, caches, thread, t, first + low, first + high)
-    pop_messages(stacks, area, caches.params, t, alphabet, begin, end)
+    if messages >= threads:
+        pop_messages(stacks, area, caches.params, t, alphabet, begin, end)
 
 
-@njit(cache=True, parallel=True)
-def _run_and_pop_step(net, stacks, area, features, caches, alphabet, t):
-    """Step t where each thread has messages of its own, so that none waits for another between network and pops."""
-    for thread in prange(caches.inputs.shape[0]):
-        _run_and_pop(net, stacks, area, features, caches, alphabet, thread, t)
+@inner_parallel
+def _decode_step(net, stacks, area, features, caches, alphabet, t):
+    """The network on step t; where each thread has messages of its own, none waits for another before it pops them."""
+    for number in prange(caches.inputs.shape[0]):
+        thread = np.int64(number)
+        _decode_share(net, stacks, area, features, caches, alphabet, thread, t)
 
 
 @njit(cache=True)
@@ -397,11 +407,9 @@ def pop_wavefront(net, stacks, area, features, caches, alphabet, begin, end):
     """
     messages = len(stacks.sizes)
     for t in range(begin, end):
+        _decode_step(net, stacks, area, features, caches, alphabet, t)
         if messages < caches.inputs.shape[0]:
-            run_network(net, area, features, caches, t, t + 1)
             pop_messages(stacks, area, caches.params, t, alphabet, 0, messages)
-        else:
-            _run_and_pop_step(net, stacks, area, features, caches, alphabet, t)
         if stacks.sizes.min() < 0:
             return False
     return True
