@@ -11,4 +11,3 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 inner = register_jitable(cache=True, no_cfunc_wrapper=True)
-inner_parallel = register_jitable(cache=True, no_cfunc_wrapper=True, parallel=True)

@@ -13,13 +13,14 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
-from vlae_codec.compiled import inner, inner_parallel
+from vlae_codec.compiled import inner
 
 from .integer import IntegerModel
 from .loops import (
     CHUNK,
     Floats,
     Scratch,
+    copy_rows,
     last_rows,
     near_row,
     network_arrays,
@@ -33,7 +34,7 @@ from .loops import (
 from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "c077650b3d4dd0a6"
+_TAKEN_FROM = "8807838860fce67b"
 
 #: Pixels that go through the network together: few enough for the cache, and rows enough beside those above them, which
 #: are copied from band to band.
@@ -138,31 +139,30 @@ class ParallelPass:
         return out.reshape(rows, width, -1)
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def _through_all(net, band, rows, above):
     """`ParallelPass._band` of so many rows."""
-    blocks, reach = len(net.pointwise), above.shape[1]
+    blocks, reach, threads = len(net.pointwise), above.shape[1], len(band.seen)
     for block in range(-1, blocks):
         following = block + 1
         if following < blocks:
-            band.kept[following % 2, :reach] = above[following]
-        _through_block(net, band, block)
+            copy_rows(above[following], band.kept[following % 2])
+        for thread in prange(threads):
+            _through_block(net, band, block, np.int64(thread))
         if following < blocks:
-            above[following] = band.kept[following % 2, rows : rows + reach]
+            copy_rows(band.kept[following % 2, rows : rows + reach], above[following])
 
 
-@inner_parallel
-def _through_block(net, band, block):
-    """A block's last layer, or for -1 the window, and the next block's first, or what comes out."""
+@inner
+def _through_block(net, band, block, thread):
+    """A thread's share of a block's last layer, or for -1 the window, and the next block's first, or what comes out."""
     pixels, threads = len(band.out), len(band.seen)
     share = (pixels + threads - 1) // threads
-    for number in prange(threads):
-        thread = np.int64(number)
-        low, high = thread * share, min((thread + 1) * share, pixels)
-        while low < high:
-            stop = min(low + CHUNK, high)
-            _chunk(net, band, block, thread, low, stop)
-            low = stop
+    low, high = thread * share, min((thread + 1) * share, pixels)
+    while low < high:
+        stop = min(low + CHUNK, high)
+        _chunk(net, band, block, thread, low, stop)
+        low = stop
 
 
 @inner
@@ -215,7 +215,8 @@ def _see(net, block, kept, low, width, seen):
         row = np.uint64((low + i) // width) + reach
         column = np.uint64((low + i) % width) + reach
         if net.reach == 0:
-            seen[i] = kept[row, column]
+            for c in range(seen.shape[1]):
+                seen[i, c] = kept[row, column, c]
             continue
         rows = row - reach, row - one, row
         columns = column - reach, column - one, column, column + one, column + reach

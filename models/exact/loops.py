@@ -235,6 +235,15 @@ def output_rows(net, active, sums, params):
 
 
 @inner
+def copy_rows(source, out):
+    """An array of three axes into one at least as large. An assignment compiles what words its error, for seconds."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            for c in range(source.shape[2]):
+                out[i, j, c] = source[i, j, c]
+
+
+@inner
 def near_row(kept, rows, columns, seen):
     """What a masked layer sees of the pixels around one, whose own activations are kept already.
 

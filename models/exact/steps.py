@@ -27,7 +27,7 @@ from .loops import (
 from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "c077650b3d4dd0a6"
+_TAKEN_FROM = "8807838860fce67b"
 
 #: Columns of each row whose activations are kept: the neighbours that the rows below still want lag behind by at most
 #: 2 * skew + 2 columns, and a power of two makes the place of a column a mask.
@@ -161,7 +161,8 @@ def _keep(ring, boundary, y, x, width, sums, affine, high):
         # The rows above are there before the first row comes to them.
         for column in range(-reach if x == 0 else x + reach, x + reach + 1):
             for up in range(reach):
-                ring[np.uint64(up), np.uint64(column & (RING - 1))] = boundary[up, column + reach]
+                for c in range(ring.shape[2]):
+                    ring[np.uint64(up), np.uint64(column & (RING - 1)), c] = boundary[up, column + reach, c]
 
 
 @inner

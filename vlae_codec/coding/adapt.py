@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from vlae_codec.compiled import inner, inner_parallel
+from vlae_codec.compiled import inner
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.exact.loops import CHUNK
 from vlae_codec.models.exact.products import rounded_up
@@ -29,10 +29,10 @@ from vlae_codec.models.plan import ACTIVATION_MAX, output_limits, output_units
 
 from .gradient import pixel_gradient
 from .parts import add_outer, back_rows, forward_rows, forward_sum, put_together, split_rows, split_weights, transpose
-from .wavefront import pop_messages, share_of
+from .wavefront import own_share, pop_messages, pop_rest, share_of
 
 #: As `wavefront._TAKEN_FROM`, of coding/gradient.py, coding/parts.py and coding/wavefront.py too.
-_TAKEN_FROM = "20b91d07408a094a"
+_TAKEN_FROM = "ae0bec0a5a854c13"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -315,6 +315,15 @@ def _adam_layer(weights, means, sums, unit, steps, rates):
 
 
 @inner
+def _gather(sums):
+    """Add the threads' sums to the first's."""
+    for thread in range(1, sums.shape[0]):
+        for i in range(sums.shape[1]):
+            for j in range(sums.shape[2]):
+                sums[0, i, j] += sums[thread, i, j]
+
+
+@inner
 def _update(heads, area, t):
     """Count the pixels of step t, which was learned from, and take a step if they are enough."""
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
@@ -327,8 +336,7 @@ def _update(heads, area, t):
     state[2] *= SQUARE_DECAY
     rates = np.float32(RATE / (1.0 - state[1])), np.float32(1.0 / (1.0 - state[2]))
     for sums in (heads.first_sums, heads.second_sums):
-        for thread in range(1, sums.shape[0]):
-            sums[0] += sums[thread]
+        _gather(sums)
     unit = 1.0 / (ONE * count)
     _adam_layer(heads.first, heads.first_means, heads.first_sums[0], unit / _HIDDEN, heads.first_steps, rates)
     _adam_layer(heads.second, heads.second_means, heads.second_sums[0], unit / _OUTPUT, heads.second_steps, rates)
@@ -348,26 +356,22 @@ def _take_share(heads, active, area, thread, t):
             inputs[y - first, c] = active[y, t - area.skew * y, c]
 
 
-@inner_parallel
-def _learn_and_take(heads, active, area, t):
-    """What step t - 1 teaches, and step t's inputs."""
-    for number in prange(heads.first_sums.shape[0]):
-        thread = np.int64(number)
-        _learn_share(heads, area, thread, t - 1)
-        _take_share(heads, active, area, thread, t)
+@inner
+def _learn_and_take(heads, active, area, thread, t):
+    """What a thread's share of step t - 1 teaches, and of step t's inputs."""
+    _learn_share(heads, area, thread, t - 1)
+    _take_share(heads, active, area, thread, t)
 
 
-@inner_parallel
-def _encode_step(heads, area, alphabet, intervals, t):
-    """The intervals of step t."""
-    for number in prange(heads.first_sums.shape[0]):
-        thread = np.int64(number)
-        low, high, first = _share(heads, area, thread, t)
-        _head_share(heads, thread, t, low - first, high - first)
-        _teach_share(heads, area, alphabet, intervals, thread, t)
+@inner
+def _encode_share(heads, area, alphabet, intervals, thread, t):
+    """The intervals of a thread's share of step t."""
+    low, high, first = _share(heads, area, thread, t)
+    _head_share(heads, thread, t, low - first, high - first)
+    _teach_share(heads, area, alphabet, intervals, thread, t)
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
     """Intervals of the pixels of the steps ``begin`` to ``end - 1`` of a stage, the heads learning from all of them.
 
@@ -382,66 +386,52 @@ def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
         Receives starts and frequencies.
     begin, end : int
     """
+    threads = heads.first_sums.shape[0]
     for t in range(begin, end):
-        _learn_and_take(heads, active, area, t)
+        for thread in prange(threads):
+            _learn_and_take(heads, active, area, np.int64(thread), t)
         _update(heads, area, t - 1)
-        _encode_step(heads, area, alphabet, intervals, t)
+        for thread in prange(threads):
+            _encode_share(heads, area, alphabet, intervals, np.int64(thread), t)
 
 
-@inner_parallel
-def _learn_and_run(net, area, features, caches, heads, alphabet, t):
-    """What step t - 1 teaches, and step t's inputs from the network before the heads."""
+@inner
+def _learn_and_run(net, area, features, caches, heads, alphabet, thread, t):
+    """What a thread's share of step t - 1 teaches, and of step t's inputs from the network before the heads."""
     none, parity = np.empty((2, 0, 0, 0), np.uint32), t & 1
-    for number in prange(heads.first_sums.shape[0]):
-        thread = np.int64(number)
-        _teach_share(heads, area, alphabet, none, thread, t - 1)
-        _learn_share(heads, area, thread, t - 1)
-        low, high, first = _share(heads, area, thread, t)
-        while low < high:
-            stop = min(low + CHUNK, high)
-            trunk_rows(net, area, features, caches, thread, t, low, stop)
-            active = caches.active[thread]
-            inputs = heads.inputs[parity][low - first : stop - first]
-            for r in range(stop - low):
-                for c in range(active.shape[1]):
-                    inputs[r, c] = active[r, c]
-            low = stop
+    _teach_share(heads, area, alphabet, none, thread, t - 1)
+    _learn_share(heads, area, thread, t - 1)
+    low, high, first = _share(heads, area, thread, t)
+    while low < high:
+        stop = min(low + CHUNK, high)
+        trunk_rows(net, area, features, caches, thread, t, low, stop)
+        active = caches.active[thread]
+        inputs = heads.inputs[parity][low - first : stop - first]
+        for r in range(stop - low):
+            for c in range(active.shape[1]):
+                inputs[r, c] = active[r, c]
+        low = stop
 
 
 @inner
 def _decode_share(stacks, heads, area, alphabet, thread, t):
     """What the heads say of a thread's share of step t, and the pops of the messages that it has to itself, if any."""
-    messages, threads = len(stacks.sizes), heads.first_sums.shape[0]
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    begin, end = share_of(thread, threads, messages)
-    parts = messages
-    if messages < threads:
-        begin, end, parts = thread, thread + 1, threads
-    low, _ = share_of(begin, parts, last - first)
-    high, _ = share_of(end, parts, last - first)
+    begin, end, low, high = own_share(thread, heads.first_sums.shape[0], len(stacks.sizes), last - first)
     _head_share(heads, thread, t, low, high)
-    if messages >= threads:
-        pop_messages(stacks, area, heads.params, t, alphabet, begin, end)
+    pop_messages(stacks, area, heads.params, t, alphabet, begin, end)
 
 
-@inner_parallel
-def _decode_step(stacks, heads, area, alphabet, t):
-    """What the heads say of step t; where each thread has messages of its own, their pops too."""
-    for number in prange(heads.first_sums.shape[0]):
-        thread = np.int64(number)
-        _decode_share(stacks, heads, area, alphabet, thread, t)
-
-
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def pop_adapting(net, stacks, area, features, caches, heads, alphabet, steps):
     """`wavefront.pop_wavefront` with heads that learn; ``steps`` are the first and the last-plus-one."""
-    messages = len(stacks.sizes)
+    threads = heads.first_sums.shape[0]
     for t in range(steps[0], steps[1]):
-        _learn_and_run(net, area, features, caches, heads, alphabet, t)
+        for thread in prange(threads):
+            _learn_and_run(net, area, features, caches, heads, alphabet, np.int64(thread), t)
         _update(heads, area, t - 1)
-        _decode_step(stacks, heads, area, alphabet, t)
-        if messages < heads.first_sums.shape[0]:
-            pop_messages(stacks, area, heads.params, t, alphabet, 0, messages)
-        if stacks.sizes.min() < 0:
+        for thread in prange(threads):
+            _decode_share(stacks, heads, area, alphabet, np.int64(thread), t)
+        if not pop_rest(stacks, area, heads.params, t, alphabet, threads):
             return False
     return True

@@ -13,7 +13,7 @@ from vlae_codec.models.plan import MEAN_UNIT
 from .wavefront import frequency_below, mixture_components, sigmoid, sigmoid_argument
 
 #: As `wavefront._TAKEN_FROM`, of models/plan.py and coding/wavefront.py too.
-_TAKEN_FROM = "0e7634c6a7051deb"
+_TAKEN_FROM = "465e5c064c130069"
 
 _HALF = MEAN_STEPS // 2
 _UNIT = 1.0 / (1 << 16)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from vlae_codec.compiled import inner, inner_parallel
+from vlae_codec.compiled import inner
 from vlae_codec.entropy.cdf import (
     COUPLING_STEPS,
     EXP,
@@ -35,7 +35,7 @@ from vlae_codec.models.exact.steps import RING, network_rows, rows_of_step
 #: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and
 #: models/exact/steps.py; a test compares them. numba keeps compiled loops by the contents of this file alone, so it
 #: must change when what they take from elsewhere does.
-_TAKEN_FROM = "e95884704f046434"
+_TAKEN_FROM = "f93023ba515f98e2"
 
 _MASK = (1 << PRECISION) - 1
 _TOTAL = 1 << PRECISION
@@ -232,6 +232,21 @@ def share_of(part, parts, count):
 
 
 @inner
+def own_share(thread, threads, messages, count):
+    """First and last-plus-one of a thread's messages, and of the places 0..count - 1 that are theirs.
+
+    Where there are fewer messages than threads, none has any, and its share of the places.
+    """
+    if messages < threads:
+        low, high = share_of(thread, threads, count)
+        return 0, 0, low, high
+    begin, end = share_of(thread, threads, messages)
+    low, _ = share_of(begin, messages, count)
+    high, _ = share_of(end, messages, count)
+    return begin, end, low, high
+
+
+@inner
 def _message_bits(freqs, skew, message, messages):
     """Ideal code length of a message's share of intervals (rows, W, channels)."""
     rows, width, channels = freqs.shape
@@ -248,9 +263,8 @@ def _message_bits(freqs, skew, message, messages):
 @njit(cache=True, parallel=True)
 def message_bits(freqs, skew, bits):
     """Ideal code lengths of the shares of several messages, into ``bits``."""
-    for number in prange(len(bits)):
-        message = np.int64(number)
-        bits[message] = _message_bits(freqs, skew, message, len(bits))
+    for message in prange(len(bits)):
+        bits[message] = _message_bits(freqs, skew, np.int64(message), len(bits))
 
 
 @inner
@@ -276,9 +290,8 @@ def _push_message(stacks, intervals, skew, message):
 @njit(cache=True, parallel=True)
 def push_wavefront(stacks, intervals, skew):
     """Push a stage's intervals, arrays (rows, W, channels), so that they pop in wavefront order."""
-    for number in prange(len(stacks.sizes)):
-        message = np.int64(number)
-        _push_message(stacks, intervals, skew, message)
+    for message in prange(len(stacks.sizes)):
+        _push_message(stacks, intervals, skew, np.int64(message))
 
 
 @inner
@@ -294,6 +307,15 @@ def pop_messages(stacks, area, params, t, alphabet, begin, end):
         stacks.sizes[message] = size
         if size < 0:
             return
+
+
+@inner
+def pop_rest(stacks, area, params, t, alphabet, threads):
+    """Pop step t's pixels where the threads have not done it; whether all messages held enough."""
+    messages = len(stacks.sizes)
+    if messages < threads:
+        pop_messages(stacks, area, params, t, alphabet, 0, messages)
+    return stacks.sizes.min() >= 0
 
 
 @inner
@@ -349,48 +371,33 @@ def _network_share(net, area, features, caches, thread, t, low, high):
         low = stop
 
 
+@inner
+def _step_share(net, area, features, caches, thread, t):
+    """The network on a thread's share of step t."""
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    low, high = share_of(thread, caches.inputs.shape[0], last - first)
+    _network_share(net, area, features, caches, thread, t, first + low, first + high)
+
+
 @njit(cache=True, parallel=True)
 def run_network(net, area, features, caches, begin, end):
-    """The network over the steps ``begin`` to ``end - 1``; ``caches.params`` holds what it says of the last of them.
-
-    A step needs the pixels before it: to decode, run one step and pop it; with an image that is known, run all.
-    """
+    """The network over the steps ``begin`` to ``end - 1`` of an image that is known."""
     threads = caches.inputs.shape[0]
     for t in range(begin, end):
-        first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-        if last <= first:
-            continue
-        for number in prange(threads):
-            thread = np.int64(number)
-            low, high = share_of(thread, threads, last - first)
-            _network_share(net, area, features, caches, thread, t, first + low, first + high)
+        for thread in prange(threads):
+            _step_share(net, area, features, caches, np.int64(thread), t)
 
 
 @inner
 def _decode_share(net, stacks, area, features, caches, alphabet, thread, t):
     """The network on a thread's share of step t, and the pops of the messages that it has to itself, if any."""
-    messages, threads = len(stacks.sizes), caches.inputs.shape[0]
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    begin, end = share_of(thread, threads, messages)
-    parts = messages
-    if messages < threads:
-        begin, end, parts = thread, thread + 1, threads
-    low, _ = share_of(begin, parts, last - first)
-    high, _ = share_of(end, parts, last - first)
+    begin, end, low, high = own_share(thread, caches.inputs.shape[0], len(stacks.sizes), last - first)
     _network_share(net, area, features, caches, thread, t, first + low, first + high)
-    if messages >= threads:
-        pop_messages(stacks, area, caches.params, t, alphabet, begin, end)
+    pop_messages(stacks, area, caches.params, t, alphabet, begin, end)
 
 
-@inner_parallel
-def _decode_step(net, stacks, area, features, caches, alphabet, t):
-    """The network on step t; where each thread has messages of its own, none waits for another before it pops them."""
-    for number in prange(caches.inputs.shape[0]):
-        thread = np.int64(number)
-        _decode_share(net, stacks, area, features, caches, alphabet, thread, t)
-
-
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def pop_wavefront(net, stacks, area, features, caches, alphabet, begin, end):
     """Pop the steps ``begin`` to ``end - 1`` of a stage; returns whether the messages held enough.
 
@@ -405,27 +412,38 @@ def pop_wavefront(net, stacks, area, features, caches, alphabet, begin, end):
     alphabet : Alphabet
     begin, end : int
     """
-    messages = len(stacks.sizes)
+    threads = caches.inputs.shape[0]
     for t in range(begin, end):
-        _decode_step(net, stacks, area, features, caches, alphabet, t)
-        if messages < caches.inputs.shape[0]:
-            pop_messages(stacks, area, caches.params, t, alphabet, 0, messages)
-        if stacks.sizes.min() < 0:
+        # Where each thread has messages of its own none waits for another between network and pops.
+        for thread in prange(threads):
+            _decode_share(net, stacks, area, features, caches, alphabet, np.int64(thread), t)
+        if not pop_rest(stacks, area, caches.params, t, alphabet, threads):
             return False
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def fill_boundary(net, area, features, caches, boundary):
     """The masked layers' inputs in an area's last rows, into `Caches.boundary`.
 
     The area is the halo: the rows above a stage that its first row depends on. ``features`` are empty.
     """
+    rows, width, threads = area.bottom - area.top, area.image.shape[1], caches.inputs.shape[0]
+    for t in range(width + area.skew * (rows - 1)):
+        for thread in prange(threads):
+            _step_share(net, area, features, caches, np.int64(thread), t)
+        _keep_last(area, caches, t, boundary)
+
+
+@inner
+def _keep_last(area, caches, t, boundary):
+    """`fill_boundary` of step t."""
     rows, width = area.bottom - area.top, area.image.shape[1]
     kept, reach = caches.ring.shape[1], boundary.shape[1]
-    for t in range(width + area.skew * (rows - 1)):
-        run_network(net, area, features, caches, t, t + 1)
-        for y in range(max(rows - reach, 0), rows):
-            x = t - area.skew * y
-            if 0 <= x < width:
-                boundary[:, reach - rows + y, x + reach] = caches.ring[:, (y + reach) % kept, x & (RING - 1)]
+    for y in range(max(rows - reach, 0), rows):
+        x = t - area.skew * y
+        if 0 <= x < width:
+            for block in range(boundary.shape[0]):
+                for c in range(boundary.shape[3]):
+                    value = caches.ring[block, (y + reach) % kept, x & (RING - 1), c]
+                    boundary[block, reach - rows + y, x + reach, c] = value
