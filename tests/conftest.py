@@ -6,12 +6,14 @@ import os
 import signal
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from numba import njit
 from PIL import Image
 from vlae_codec.models.exact.integer import IntegerModel
 
@@ -42,6 +44,16 @@ EXAMPLES = ROOT / "examples"
 
 def tiny(name: str = "tiny") -> IntegerModel:
     return IntegerModel.from_bytes((GOLDEN / f"{name}.safetensors").read_bytes())
+
+
+def compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """A loop that only other loops call, compiled as they have it."""
+
+    @njit
+    def call(*arguments):
+        return loop(*arguments)
+
+    return call
 
 
 @pytest.fixture(scope="session", params=["tiny", "tiny-pointwise", "tiny-no-z"])

@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 #: From the lowest up; within a row a module may import its neighbours.
 LAYERS = (
-    ("errors", "waiting"), ("files", "fields", "stages"), ("places", "workers"), ("entropy",), ("models",), ("coding",),
-    ("images", "packing"), ("registry",), ("formats",), ("folders", "evaluate", "plugins"), ("checking", "explore"),
-    ("cli",),
+    ("compiled", "errors", "waiting"), ("files", "fields", "stages"), ("places", "workers"), ("entropy",), ("models",),
+    ("coding",), ("images", "packing"), ("registry",), ("formats",), ("folders", "evaluate", "plugins"),
+    ("checking", "explore"), ("cli",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 #: Most lines of a file and of a class, and most parameters of a function, besides its own object.

@@ -51,6 +51,8 @@ def test_what_another_process_writes_is_left_alone(tmp_path: Path, monkeypatch: 
         # While the first waits for its disk, however long, the same is written once more.
         monkeypatch.undo()
         age(tmp_path)
+        # Another process would list the folder for itself.
+        files._left_in.cache_clear()
         files.write_bytes(str(target), b"second")
         seen.append(target.read_bytes())
 
@@ -59,3 +61,14 @@ def test_what_another_process_writes_is_left_alone(tmp_path: Path, monkeypatch: 
     assert seen == [b"second"]
     assert target.read_bytes() == b"first"
     assert not list(tmp_path.glob(".*"))
+
+
+def test_many_files_list_their_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[Path] = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: listed.append(path) or glob(path, pattern))
+    monkeypatch.chdir(tmp_path)
+    for number in range(20):
+        files.write_bytes(f"{number}.vlae", b"")
+    assert listed == [tmp_path]
+    assert len(os.listdir(tmp_path)) == 20

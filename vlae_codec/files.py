@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import sys
@@ -193,9 +194,17 @@ def _lock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@functools.lru_cache(maxsize=256)
+def _left_in(folder: Path) -> list[Path]:
+    """Temporary files that lay in a folder when this process first wrote there: to list it each time is quadratic."""
+    return list(folder.glob(".vlae-*.tmp"))
+
+
 def _remove_old(folder: Path, start: str) -> None:
-    """Remove temporary files that a killed process left: old ones that no process has open."""
-    for path in folder.glob(f"{start}*.tmp"):
+    """Remove temporary files that an earlier, killed process left: old ones that no process has open."""
+    for path in _left_in(folder.absolute()):
+        if not path.name.startswith(start):
+            continue
         # Where files cannot be locked, open ones can mostly not be removed.
         with contextlib.suppress(OSError), path.open("rb") as file:
             if time.time() - os.fstat(file.fileno()).st_mtime > OLD:

@@ -13,11 +13,14 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
+from vlae_codec.compiled import inner
+
 from .integer import IntegerModel
 from .loops import (
     CHUNK,
     Floats,
     Scratch,
+    copy_rows,
     last_rows,
     near_row,
     network_arrays,
@@ -31,7 +34,7 @@ from .loops import (
 from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "f7adccaa6def7ebd"
+_TAKEN_FROM = "8807838860fce67b"
 
 #: Pixels that go through the network together: few enough for the cache, and rows enough beside those above them, which
 #: are copied from band to band.
@@ -136,33 +139,33 @@ class ParallelPass:
         return out.reshape(rows, width, -1)
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def _through_all(net, band, rows, above):
     """`ParallelPass._band` of so many rows."""
-    blocks, reach = len(net.pointwise), above.shape[1]
+    blocks, reach, threads = len(net.pointwise), above.shape[1], len(band.seen)
     for block in range(-1, blocks):
         following = block + 1
         if following < blocks:
-            band.kept[following % 2, :reach] = above[following]
-        _through_block(net, band, block)
+            copy_rows(above[following], band.kept[following % 2])
+        for thread in prange(threads):
+            _through_block(net, band, block, np.int64(thread))
         if following < blocks:
-            above[following] = band.kept[following % 2, rows : rows + reach]
+            copy_rows(band.kept[following % 2, rows : rows + reach], above[following])
 
 
-@njit(cache=True, parallel=True)
-def _through_block(net, band, block):
-    """A block's last layer, or for -1 the window, and the next block's first, or what comes out."""
+@inner
+def _through_block(net, band, block, thread):
+    """A thread's share of a block's last layer, or for -1 the window, and the next block's first, or what comes out."""
     pixels, threads = len(band.out), len(band.seen)
     share = (pixels + threads - 1) // threads
-    for thread in prange(threads):
-        low, high = thread * share, min((thread + 1) * share, pixels)
-        while low < high:
-            stop = min(low + CHUNK, high)
-            _chunk(net, band, block, thread, low, stop)
-            low = stop
+    low, high = thread * share, min((thread + 1) * share, pixels)
+    while low < high:
+        stop = min(low + CHUNK, high)
+        _chunk(net, band, block, thread, low, stop)
+        low = stop
 
 
-@njit(cache=True)
+@inner
 def _chunk(net, band, block, thread, low, high):
     """`_through_block` of the band's pixels low..high-1."""
     n, width = high - low, band.image.shape[1]
@@ -195,7 +198,7 @@ def _chunk(net, band, block, thread, low, high):
             out[i, c] = active[i, c]
 
 
-@njit(cache=True)
+@inner
 def _keep(net, block, kept, low, width, sums):
     """Put what is inside a block, of the band's pixels from ``low`` on, where the pixels around them see it."""
     affine, high, reach = net.pointwise_affine[block], net.limits[1], net.reach
@@ -204,7 +207,7 @@ def _keep(net, block, kept, low, width, sums):
         requantize_row(sums[i], affine, high, kept[row, column])
 
 
-@njit(cache=True)
+@inner
 def _see(net, block, kept, low, width, seen):
     """What a block's last layer takes, of the band's pixels from ``low`` on."""
     one, reach = np.uint64(1), np.uint64(net.reach)
@@ -212,7 +215,8 @@ def _see(net, block, kept, low, width, seen):
         row = np.uint64((low + i) // width) + reach
         column = np.uint64((low + i) % width) + reach
         if net.reach == 0:
-            seen[i] = kept[row, column]
+            for c in range(seen.shape[1]):
+                seen[i, c] = kept[row, column, c]
             continue
         rows = row - reach, row - one, row
         columns = column - reach, column - one, column, column + one, column + reach

@@ -20,6 +20,8 @@ from threadpoolctl import ThreadpoolController
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.plan import NEIGHBOURS, STREAM_LIMIT, output_limits
 
+from vlae_codec.compiled import inner
+
 from .integer import IntegerLayer, IntegerModel
 from .products import pack, pack_depthwise, product_rows, rounded_up
 
@@ -154,7 +156,7 @@ def predict(image, y, x, channel):
     return min(max(west + north - np.int64(image[y - 1, x - 1, channel]), low), high)
 
 
-@njit(cache=True)
+@inner
 def window_inputs(image, y, x, offsets, row):
     """The first layer's inputs of one pixel: the window's pixels and the prediction, less 128; 0 outside."""
     width = image.shape[1]
@@ -176,14 +178,14 @@ def _scaled(total, affine, j):
     return np.floor((np.float32(total) + affine[0, j]) * affine[1, j])
 
 
-@njit(cache=True)
+@inner
 def requantize_row(sums, affine, high, out):
     """What a layer after a relu takes of one pixel."""
     for j in range(len(out)):
         out[j] = np.int16(min(max(_scaled(sums[j], affine, j), np.float32(0.0)), high))
 
 
-@njit(cache=True)
+@inner
 def rectify_rows(stream, high, out):
     """The stream as a layer takes it."""
     for i in range(stream.shape[0]):
@@ -191,7 +193,7 @@ def rectify_rows(stream, high, out):
             out[i, j] = np.int16(min(max(stream[i, j], np.float32(0.0)), high))
 
 
-@njit(cache=True)
+@inner
 def window_rows(net, inputs, sums, stream):
     """The first layer: the stream of its inputs."""
     product_rows(inputs, net.window, sums, len(stream))
@@ -201,14 +203,14 @@ def window_rows(net, inputs, sums, stream):
             stream[i, j] = min(max(_scaled(sums[i, j], affine, j), -limit), limit)
 
 
-@njit(cache=True)
+@inner
 def pointwise_rows(net, block, stream, active, sums):
     """A block's first layer, up to its sums."""
     rectify_rows(stream, net.limits[0], active)
     product_rows(active, net.pointwise[block], sums, len(stream))
 
 
-@njit(cache=True)
+@inner
 def last_rows(net, block, seen, sums, stream):
     """A block's last layer: what it adds to the stream."""
     product_rows(seen, net.last[block], sums, len(stream))
@@ -218,7 +220,7 @@ def last_rows(net, block, seen, sums, stream):
             stream[i, j] += min(max(_scaled(sums[i, j], affine, j), -limit), limit)
 
 
-@njit(cache=True)
+@inner
 def output_rows(net, active, sums, params):
     """The last two layers, of a stream that is rectified: it is overwritten."""
     n = len(active)
@@ -232,7 +234,16 @@ def output_rows(net, active, sums, params):
             params[i, j] = np.int16(min(max(_scaled(sums[i, j], affine, j), affine[2, j]), affine[3, j]))
 
 
-@njit(cache=True)
+@inner
+def copy_rows(source, out):
+    """An array of three axes into one at least as large. An assignment compiles what words its error, for seconds."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            for c in range(source.shape[2]):
+                out[i, j, c] = source[i, j, c]
+
+
+@inner
 def near_row(kept, rows, columns, seen):
     """What a masked layer sees of the pixels around one, whose own activations are kept already.
 

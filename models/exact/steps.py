@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from vlae_codec.compiled import inner
+
 from .integer import IntegerModel
 from .loops import (
     Floats,
@@ -25,7 +27,7 @@ from .loops import (
 from .products import depthwise_row, rounded_up
 
 #: First digits of the SHA-256 of models/exact/loops.py, see coding/wavefront.py.
-_TAKEN_FROM = "f7adccaa6def7ebd"
+_TAKEN_FROM = "8807838860fce67b"
 
 #: Columns of each row whose activations are kept: the neighbours that the rows below still want lag behind by at most
 #: 2 * skew + 2 columns, and a power of two makes the place of a column a mask.
@@ -88,7 +90,7 @@ def rows_of_step(t, skew, rows, width):
     return first, min(t // skew + 1, rows)
 
 
-@njit(cache=True)
+@inner
 def network_rows(net, area, features, caches, thread, t, begin, end):
     """`trunk_rows`, and the parameters of the pixels, the step's first row at 0."""
     trunk_rows(net, area, features, caches, thread, t, begin, end)
@@ -98,7 +100,7 @@ def network_rows(net, area, features, caches, thread, t, begin, end):
     )  # fmt: skip
 
 
-@njit(cache=True)
+@inner
 def trunk_rows(net, area, features, caches, thread, t, begin, end):
     """The network but for its last two layers for rows begin..end-1 of a step; leaves their inputs as activations.
 
@@ -143,7 +145,7 @@ def trunk_rows(net, area, features, caches, thread, t, begin, end):
     rectify_rows(stream, net.limits[0], active[:n])
 
 
-@njit(cache=True)
+@inner
 def _keep(ring, boundary, y, x, width, sums, affine, high):
     """Put what is inside a block at one pixel into the ring, and what is beside it where the image ends."""
     reach = boundary.shape[0]
@@ -159,10 +161,11 @@ def _keep(ring, boundary, y, x, width, sums, affine, high):
         # The rows above are there before the first row comes to them.
         for column in range(-reach if x == 0 else x + reach, x + reach + 1):
             for up in range(reach):
-                ring[np.uint64(up), np.uint64(column & (RING - 1))] = boundary[up, column + reach]
+                for c in range(ring.shape[2]):
+                    ring[np.uint64(up), np.uint64(column & (RING - 1)), c] = boundary[up, column + reach, c]
 
 
-@njit(cache=True)
+@inner
 def _see(net, block, ring, begin, t, skew, seen):
     """What a block's last layer takes on rows of a step, whose pixels are kept in the ring."""
     count, last = np.uint64(ring.shape[0]), np.uint64(RING - 1)

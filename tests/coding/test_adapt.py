@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import KINDS, picture, smooth
+from conftest import KINDS, compiled, picture, smooth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vlae_codec.models.exact.loops import CHUNK, set_threads
@@ -19,6 +19,13 @@ from vlae_codec.entropy import cdf
 from vlae_codec.entropy.ans import Message
 from vlae_codec.errors import CorruptFile
 from vlae_codec.stages import StageKind
+
+gradient_of_pixel = compiled(pixel_gradient)
+split_weights, split_rows = compiled(parts.split_weights), compiled(parts.split_rows)
+forward_rows, back_rows, put_together = (
+    compiled(loop) for loop in (parts.forward_rows, parts.back_rows, parts.put_together)
+)
+transpose, add_outer = compiled(parts.transpose), compiled(parts.add_outer)
 
 
 def check_adapting(coder: PhotoCoder, image: np.ndarray, kind: StageKind, channels: int = 3) -> tuple[np.ndarray, int]:
@@ -103,7 +110,7 @@ def test_the_gradient_is_that_of_the_code_length(kind: str) -> None:
     away = []
     for y, row in enumerate(expected):
         for x_, each in enumerate(row):
-            pixel_gradient(whole[y, x_], image, y, x_, alphabet, np.empty((7, k), np.int64), found, interval)
+            gradient_of_pixel(whole[y, x_], image, y, x_, alphabet, np.empty((7, k), np.int64), found, interval)
             away.append(np.abs(found - each).max() / (1 + np.abs(each).max()))
     # Where a value is all but impossible, the tables' digits end.
     assert np.mean(np.array(away) < 2e-3) > 0.9
@@ -136,23 +143,23 @@ def test_products_of_parts_are_those_of_the_whole(seed: int, rows: int, inputs: 
     wide = rounded_up(outputs)
     # Forward.
     packed = np.zeros((2, (inputs + 1) // 2, wide, 2), np.int16)
-    parts.split_weights(weights, packed)
+    split_weights(weights, packed)
     sums = np.zeros((4, max(rows, inputs), wide), np.int32)
-    parts.forward_rows(given_rows, packed, sums, rows)
+    forward_rows(given_rows, packed, sums, rows)
     exact = given_rows[:, :inputs].astype(np.int64) @ weights.astype(np.int64)
     upper = sums[0, :rows, :outputs].astype(np.int64) << parts.WEIGHT_BITS
     assert np.array_equal(upper + sums[1, :rows, :outputs], exact)
     # Back.
     back, halves = np.zeros((2, outputs // 2, rounded_up(inputs), 2), np.int16), np.zeros((2, rows, wide), np.int16)
-    parts.split_weights(weights.T, back)
-    parts.split_rows(values.astype(np.int32), halves)
+    split_weights(weights.T, back)
+    split_rows(values.astype(np.int32), halves)
     returned = np.zeros((rows, inputs))
-    parts.back_rows(halves, back, sums, rows)
-    parts.put_together(sums, rows, returned)
+    back_rows(halves, back, sums, rows)
+    put_together(sums, rows, returned)
     assert np.array_equal(returned, values.astype(np.int64) @ weights.T.astype(np.int64))
     # By the weights, added to what is there.
     columns, words = np.zeros((inputs, rows + 1), np.int16), np.zeros(((rows + 1) // 2, wide), np.int32)
-    parts.transpose(given_rows, rows, columns)
+    transpose(given_rows, rows, columns)
     into = np.ones((inputs, outputs))
-    parts.add_outer(columns, halves, rows, words, sums, into)
+    add_outer(columns, halves, rows, words, sums, into)
     assert np.array_equal(into, 1 + given_rows[:, :inputs].T.astype(np.int64) @ values.astype(np.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import picture, tiny
+from conftest import compiled, picture, tiny
 from interpreted import _faster_interpreter, on_device  # noqa: F401
 
 from vlae_codec.coding import adapt
@@ -97,6 +97,7 @@ def test_a_step_of_adam_is_the_cpus_to_the_bit() -> None:
         (known.second, known.second_sums[0], known.second_means, slice(wide, None), shape.outputs),
     )
     rows = [*range(model.config.channels), shape.channels]
+    update = compiled(adapt._update)
     for turn in range(2):
         for weights, sums, _, where, width in parts:
             new = np.rint(rng.normal(0, 2.0**30, sums.shape) * rng.choice([0, 1e-6, 1], sums.shape))
@@ -107,7 +108,7 @@ def test_a_step_of_adam_is_the_cpus_to_the_bit() -> None:
         count = known.pixels[0] + 13
         stage.place[network.DUE.value] = int(count)
         heads.rates[1:3] *= torch.tensor([adapt.DECAY, adapt.SQUARE_DECAY], dtype=torch.float64)
-        adapt._update(known, area, 36)
+        update(known, area, 36)
         update_kernel[(-(-len(heads.weights) // UPDATE),)](stage, heads, shape)
         for weights, _, means, where, width in parts:
             for expected, found in ((weights, heads.weights), (means[0], heads.means), (means[1], heads.squares)):

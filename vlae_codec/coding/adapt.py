@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from vlae_codec.compiled import inner
 from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.exact.loops import CHUNK
 from vlae_codec.models.exact.products import rounded_up
@@ -28,10 +29,10 @@ from vlae_codec.models.plan import ACTIVATION_MAX, output_limits, output_units
 
 from .gradient import pixel_gradient
 from .parts import add_outer, back_rows, forward_rows, forward_sum, put_together, split_rows, split_weights, transpose
-from .wavefront import pop_messages, share_of
+from .wavefront import own_share, pop_messages, pop_rest, share_of
 
 #: As `wavefront._TAKEN_FROM`, of coding/gradient.py, coding/parts.py and coding/wavefront.py too.
-_TAKEN_FROM = "fbe040665db7b3b2"
+_TAKEN_FROM = "ae0bec0a5a854c13"
 
 #: Bits of a weight's grid below one of the model's integers.
 FINE = 10
@@ -155,14 +156,14 @@ def _split(heads):
     split_weights(heads.second[:-1].T, heads.second_back)
 
 
-@njit(cache=True)
+@inner
 def _finish_hidden(upper, lower, bias, scale, hidden):
     for j in range(len(scale)):
         value = np.floor((forward_sum(upper, lower, j) + bias[j] * ONE) * scale[j])
         hidden[j] = np.int16(min(max(value, 0.0), float(ACTIVATION_MAX)))
 
 
-@njit(cache=True)
+@inner
 def _finish_outputs(sums, bias, scale, low, high, params):
     for j in range(len(scale)):
         sums[j] = min(max(np.floor((sums[j] + bias[j] * ONE) * scale[j]), low[j]), high[j])
@@ -170,7 +171,7 @@ def _finish_outputs(sums, bias, scale, low, high, params):
         params[j] = np.int16(sums[j])
 
 
-@njit(cache=True)
+@inner
 def _head_rows(heads, thread, parity, begin, end):
     """Both layers on pixels begin..end-1 of a step, no more than CHUNK."""
     hidden, params = heads.hidden[begin:end], heads.params[begin:end]
@@ -192,7 +193,7 @@ def _whole(value):
     return min(max(np.rint(value), -LARGEST), LARGEST)
 
 
-@njit(cache=True)
+@inner
 def _round_outputs(params, limits, unit, found, gradient, back):
     """A pixel's gradient by its outputs in integers, and what of it goes back; both as sums and products want them."""
     low, high = limits[0], limits[1]
@@ -213,7 +214,7 @@ def _share(heads, area, thread, t):
     return first + low, first + high, first
 
 
-@njit(cache=True)
+@inner
 def _teach_share(heads, area, alphabet, intervals, thread, t):
     """Keep the gradients of a thread's share of step t, and their intervals, unless there is no room for those."""
     low, high, first = _share(heads, area, thread, t)
@@ -228,7 +229,7 @@ def _teach_share(heads, area, alphabet, intervals, thread, t):
         _round_outputs(params, heads.limits, heads.back, found, gradient[r], back[r])
 
 
-@njit(cache=True)
+@inner
 def _head_share(heads, thread, t, begin, end):
     """Both layers on the pixels begin..end-1 of step t."""
     while begin < end:
@@ -237,7 +238,7 @@ def _head_share(heads, thread, t, begin, end):
         begin = stop
 
 
-@njit(cache=True)
+@inner
 def _learn_share(heads, area, thread, t):
     """Add what a thread's share of step t teaches to the thread's sums."""
     low, high, first = _share(heads, area, thread, t)
@@ -248,7 +249,7 @@ def _learn_share(heads, area, thread, t):
         begin = stop
 
 
-@njit(cache=True)
+@inner
 def _learn_rows(heads, thread, parity, begin, end):
     """`_learn_share` of the rows begin..end-1, no more than CHUNK."""
     n, parts, sums = end - begin, heads.parts[thread], heads.sums[thread]
@@ -263,7 +264,7 @@ def _learn_rows(heads, thread, parity, begin, end):
     _add(heads, thread, heads.inputs[parity][begin:end], by_hidden[:n], heads.first_sums[thread])
 
 
-@njit(cache=True)
+@inner
 def _round_hidden(hidden, returned, unit, gradient):
     """A pixel's gradient by what lies between the layers, in integers; none where that is at its limits."""
     for c in range(len(gradient)):
@@ -271,13 +272,13 @@ def _round_hidden(hidden, returned, unit, gradient):
         gradient[c] = each if (hidden[c] > 0) & (hidden[c] < ACTIVATION_MAX) else np.int32(0)
 
 
-@njit(cache=True)
+@inner
 def _add_biases(gradient, biases):
     for o in range(len(gradient)):
         biases[o] += np.float64(gradient[o]) * ONE
 
 
-@njit(cache=True)
+@inner
 def _add(heads, thread, inputs, gradient, into):
     """Add the sums over pixels of a layer's inputs times the gradients by its outputs; in the last row, the biases'."""
     n, columns = len(gradient), heads.columns[thread]
@@ -288,7 +289,7 @@ def _add(heads, thread, inputs, gradient, into):
         _add_biases(gradient[r], into[-1])
 
 
-@njit(cache=True)
+@inner
 def _adam(weights, means, squares, sums, unit, steps, rates, most):
     """A step on a row of weights; ``unit`` makes the sums the mean gradient. Nothing is ever subnormal.
 
@@ -305,7 +306,7 @@ def _adam(weights, means, squares, sums, unit, steps, rates, most):
         weights[j] = min(max(weights[j] - np.rint(np.float64(away) * steps[j]), -most), most)
 
 
-@njit(cache=True)
+@inner
 def _adam_layer(weights, means, sums, unit, steps, rates):
     last = len(weights) - 1
     for i in range(len(weights)):
@@ -313,7 +314,16 @@ def _adam_layer(weights, means, sums, unit, steps, rates):
         _adam(weights[i], means[0, i], means[1, i], sums[i], unit, steps, rates, most)
 
 
-@njit(cache=True)
+@inner
+def _gather(sums):
+    """Add the threads' sums to the first's."""
+    for thread in range(1, sums.shape[0]):
+        for i in range(sums.shape[1]):
+            for j in range(sums.shape[2]):
+                sums[0, i, j] += sums[thread, i, j]
+
+
+@inner
 def _update(heads, area, t):
     """Count the pixels of step t, which was learned from, and take a step if they are enough."""
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
@@ -326,8 +336,7 @@ def _update(heads, area, t):
     state[2] *= SQUARE_DECAY
     rates = np.float32(RATE / (1.0 - state[1])), np.float32(1.0 / (1.0 - state[2]))
     for sums in (heads.first_sums, heads.second_sums):
-        for thread in range(1, sums.shape[0]):
-            sums[0] += sums[thread]
+        _gather(sums)
     unit = 1.0 / (ONE * count)
     _adam_layer(heads.first, heads.first_means, heads.first_sums[0], unit / _HIDDEN, heads.first_steps, rates)
     _adam_layer(heads.second, heads.second_means, heads.second_sums[0], unit / _OUTPUT, heads.second_steps, rates)
@@ -337,7 +346,7 @@ def _update(heads, area, t):
     heads.pixels[0] = 0
 
 
-@njit(cache=True)
+@inner
 def _take_share(heads, active, area, thread, t):
     """A thread's share of step t's inputs. Within the parallel loop numba would take it for one without effect."""
     low, high, first = _share(heads, area, thread, t)
@@ -347,24 +356,22 @@ def _take_share(heads, active, area, thread, t):
             inputs[y - first, c] = active[y, t - area.skew * y, c]
 
 
-@njit(cache=True, parallel=True)
-def _learn_and_take(heads, active, area, t):
-    """What step t - 1 teaches, and step t's inputs."""
-    for thread in prange(heads.first_sums.shape[0]):
-        _learn_share(heads, area, thread, t - 1)
-        _take_share(heads, active, area, thread, t)
+@inner
+def _learn_and_take(heads, active, area, thread, t):
+    """What a thread's share of step t - 1 teaches, and of step t's inputs."""
+    _learn_share(heads, area, thread, t - 1)
+    _take_share(heads, active, area, thread, t)
+
+
+@inner
+def _encode_share(heads, area, alphabet, intervals, thread, t):
+    """The intervals of a thread's share of step t."""
+    low, high, first = _share(heads, area, thread, t)
+    _head_share(heads, thread, t, low - first, high - first)
+    _teach_share(heads, area, alphabet, intervals, thread, t)
 
 
 @njit(cache=True, parallel=True)
-def _encode_step(heads, area, alphabet, intervals, t):
-    """The intervals of step t."""
-    for thread in prange(heads.first_sums.shape[0]):
-        low, high, first = _share(heads, area, thread, t)
-        _head_share(heads, thread, t, low - first, high - first)
-        _teach_share(heads, area, alphabet, intervals, thread, t)
-
-
-@njit(cache=True)
 def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
     """Intervals of the pixels of the steps ``begin`` to ``end - 1`` of a stage, the heads learning from all of them.
 
@@ -379,70 +386,52 @@ def adapting_intervals(heads, active, area, alphabet, intervals, begin, end):
         Receives starts and frequencies.
     begin, end : int
     """
+    threads = heads.first_sums.shape[0]
     for t in range(begin, end):
-        _learn_and_take(heads, active, area, t)
+        for thread in prange(threads):
+            _learn_and_take(heads, active, area, np.int64(thread), t)
         _update(heads, area, t - 1)
-        _encode_step(heads, area, alphabet, intervals, t)
+        for thread in prange(threads):
+            _encode_share(heads, area, alphabet, intervals, np.int64(thread), t)
 
 
-@njit(cache=True, parallel=True)
-def _learn_and_run(net, area, features, caches, heads, alphabet, t):
-    """What step t - 1 teaches, and step t's inputs from the network before the heads."""
+@inner
+def _learn_and_run(net, area, features, caches, heads, alphabet, thread, t):
+    """What a thread's share of step t - 1 teaches, and of step t's inputs from the network before the heads."""
     none, parity = np.empty((2, 0, 0, 0), np.uint32), t & 1
-    for thread in prange(heads.first_sums.shape[0]):
-        _teach_share(heads, area, alphabet, none, thread, t - 1)
-        _learn_share(heads, area, thread, t - 1)
-        low, high, first = _share(heads, area, thread, t)
-        while low < high:
-            stop = min(low + CHUNK, high)
-            trunk_rows(net, area, features, caches, thread, t, low, stop)
-            active = caches.active[thread]
-            inputs = heads.inputs[parity][low - first : stop - first]
-            for r in range(stop - low):
-                for c in range(active.shape[1]):
-                    inputs[r, c] = active[r, c]
-            low = stop
+    _teach_share(heads, area, alphabet, none, thread, t - 1)
+    _learn_share(heads, area, thread, t - 1)
+    low, high, first = _share(heads, area, thread, t)
+    while low < high:
+        stop = min(low + CHUNK, high)
+        trunk_rows(net, area, features, caches, thread, t, low, stop)
+        active = caches.active[thread]
+        inputs = heads.inputs[parity][low - first : stop - first]
+        for r in range(stop - low):
+            for c in range(active.shape[1]):
+                inputs[r, c] = active[r, c]
+        low = stop
 
 
-@njit(cache=True)
-def _decode_and_pop(stacks, heads, area, alphabet, thread, t):
-    """What the heads say of the pixels of a thread's messages, and those messages' pops."""
-    messages = len(stacks.sizes)
+@inner
+def _decode_share(stacks, heads, area, alphabet, thread, t):
+    """What the heads say of a thread's share of step t, and the pops of the messages that it has to itself, if any."""
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    begin, end = share_of(thread, heads.first_sums.shape[0], messages)
-    low, _ = share_of(begin, messages, last - first)
-    high, _ = share_of(end, messages, last - first)
+    begin, end, low, high = own_share(thread, heads.first_sums.shape[0], len(stacks.sizes), last - first)
     _head_share(heads, thread, t, low, high)
     pop_messages(stacks, area, heads.params, t, alphabet, begin, end)
 
 
 @njit(cache=True, parallel=True)
-def _decode_and_pop_step(stacks, heads, area, alphabet, t):
-    """Step t where each thread has messages of its own."""
-    for thread in prange(heads.first_sums.shape[0]):
-        _decode_and_pop(stacks, heads, area, alphabet, thread, t)
-
-
-@njit(cache=True, parallel=True)
-def _decode_step(heads, area, t):
-    """What the heads say of step t."""
-    for thread in prange(heads.first_sums.shape[0]):
-        low, high, first = _share(heads, area, thread, t)
-        _head_share(heads, thread, t, low - first, high - first)
-
-
-@njit(cache=True)
 def pop_adapting(net, stacks, area, features, caches, heads, alphabet, steps):
     """`wavefront.pop_wavefront` with heads that learn; ``steps`` are the first and the last-plus-one."""
-    messages = len(stacks.sizes)
+    threads = heads.first_sums.shape[0]
     for t in range(steps[0], steps[1]):
-        _learn_and_run(net, area, features, caches, heads, alphabet, t)
+        for thread in prange(threads):
+            _learn_and_run(net, area, features, caches, heads, alphabet, np.int64(thread), t)
         _update(heads, area, t - 1)
-        if messages < heads.first_sums.shape[0]:
-            _decode_step(heads, area, t)
-            pop_messages(stacks, area, heads.params, t, alphabet, 0, messages)
-        else:
-            _decode_and_pop_step(stacks, heads, area, alphabet, t)
-        if stacks.sizes.min() < 0:
+        for thread in prange(threads):
+            _decode_share(stacks, heads, area, alphabet, np.int64(thread), t)
+        if not pop_rest(stacks, area, heads.params, t, alphabet, threads):
             return False
     return True

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from vlae_codec.compiled import inner
 from vlae_codec.entropy.cdf import INVERSE_SHIFT, MEAN_STEPS, PRECISION, TABLE_BITS
 from vlae_codec.models.exact.loops import predict
 from vlae_codec.models.plan import MEAN_UNIT
@@ -13,7 +13,7 @@ from vlae_codec.models.plan import MEAN_UNIT
 from .wavefront import frequency_below, mixture_components, sigmoid, sigmoid_argument
 
 #: As `wavefront._TAKEN_FROM`, of models/plan.py and coding/wavefront.py too.
-_TAKEN_FROM = "24cd68d17d17c060"
+_TAKEN_FROM = "465e5c064c130069"
 
 _HALF = MEAN_STEPS // 2
 _UNIT = 1.0 / (1 << 16)
@@ -22,7 +22,7 @@ _TOTAL = float(1 << PRECISION)
 _INVERSE = MEAN_STEPS / float(1 << (16 + INVERSE_SHIFT))
 
 
-@njit(cache=True)
+@inner
 def pixel_gradient(params, image, y, x, alphabet, scratch, gradient, interval):
     """The gradient of a pixel's code length in nats by its outputs, in the likelihood's units; and its intervals."""
     mixture, edges = scratch[:3], scratch[3:]

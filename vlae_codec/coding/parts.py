@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from vlae_codec.compiled import inner
 from vlae_codec.models.exact.products import product_rows
 
 #: First digits of the SHA-256 of models/exact/products.py, see wavefront.py.
@@ -24,7 +25,7 @@ _WEIGHT, _GRADIENT = float(1 << WEIGHT_BITS), float(1 << GRADIENT_BITS)
 _HALF_GRADIENT = np.int32(1 << (GRADIENT_BITS - 1))
 
 
-@njit(cache=True)
+@inner
 def split_weights(weights, packed):
     """Split whole weights.
 
@@ -41,7 +42,7 @@ def split_weights(weights, packed):
             packed[1, i >> 1, j, i & 1] = np.int16(weights[i, j] - upper * _WEIGHT)
 
 
-@njit(cache=True)
+@inner
 def forward_rows(rows, forward, sums, count):
     """Products of int16 (rows, inputs) with split weights; `forward_sum` puts together two rows of ``sums``."""
     product_rows(rows, forward[0], sums[0], count)
@@ -54,7 +55,7 @@ def forward_sum(upper, lower, j):
     return np.float64(upper[j]) * _WEIGHT + np.float64(lower[j])
 
 
-@njit(cache=True)
+@inner
 def split_rows(values, parts):
     """Parts of int32 values (rows, columns) as int16 (2, rows, columns)."""
     for i in range(values.shape[0]):
@@ -64,7 +65,7 @@ def split_rows(values, parts):
             parts[1, i, j] = np.int16(values[i, j] - (upper << np.int32(GRADIENT_BITS)))
 
 
-@njit(cache=True)
+@inner
 def back_rows(parts, back, sums, count):
     """Products of `split_rows` with split weights transposed, for `put_together`."""
     for part in range(2):
@@ -72,21 +73,21 @@ def back_rows(parts, back, sums, count):
         product_rows(parts[part], back[1], sums[2 * part + 1], count)
 
 
-@njit(cache=True)
+@inner
 def put_together(sums, count, out):
     """What `back_rows` leaves, as float64 rows."""
     for i in range(count):
         _join(sums[0, i], sums[1, i], sums[2, i], sums[3, i], out[i])
 
 
-@njit(cache=True)
+@inner
 def _join(highest, high, low, lowest, out):
     for j in range(len(out)):
         upper = np.float64(highest[j]) * _WEIGHT + np.float64(high[j])
         out[j] = upper * _GRADIENT + (np.float64(low[j]) * _WEIGHT + np.float64(lowest[j]))
 
 
-@njit(cache=True)
+@inner
 def pair_rows(parts, count, words):
     """`products.pack` of a part's rows as inputs, two int16 in a word: int32 (rows / 2, columns)."""
     width = parts.shape[1]
@@ -100,7 +101,7 @@ def pair_rows(parts, count, words):
             words[count >> 1, j] = np.int32(parts[count - 1, j]) & np.int32(0xFFFF)
 
 
-@njit(cache=True)
+@inner
 def transpose(rows, count, columns):
     """Int16 rows as columns."""
     for i in range(count):
@@ -108,7 +109,7 @@ def transpose(rows, count, columns):
             columns[j, i] = rows[i, j]
 
 
-@njit(cache=True)
+@inner
 def add_outer(columns, parts, count, words, sums, into):
     """Add to ``into`` the sums over rows of inputs times gradients.
 
@@ -133,7 +134,7 @@ def add_outer(columns, parts, count, words, sums, into):
         _add_row(sums[0, i], sums[1, i], into[i])
 
 
-@njit(cache=True)
+@inner
 def _add_row(upper, lower, into):
     for j in range(len(into)):
         into[j] += np.float64(upper[j]) * _GRADIENT + np.float64(lower[j])

@@ -143,6 +143,8 @@ class PhotoCoder:
         The message, the stages from the top of the image down, and what they cost.
         """
         height, width = image.shape[:2]
+        # A copy of a read-only one, as the loops that decoding shares would be compiled once more for it.
+        image = np.require(image, requirements="CW")
         canvas = Canvas(image, alphabet, Costs(), progress, adapts)
         patch = VLAEConfig.Z_PATCH
         most = max(1, STAGE_PIXELS // (patch * width))

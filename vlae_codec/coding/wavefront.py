@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from vlae_codec.compiled import inner
 from vlae_codec.entropy.cdf import (
     COUPLING_STEPS,
     EXP,
@@ -34,7 +35,7 @@ from vlae_codec.models.exact.steps import RING, network_rows, rows_of_step
 #: First digits of the SHA-256 of the records' fields, entropy/cdf.py, entropy/kernels.py, models/exact/loops.py and
 #: models/exact/steps.py; a test compares them. numba keeps compiled loops by the contents of this file alone, so it
 #: must change when what they take from elsewhere does.
-_TAKEN_FROM = "a50bdc51eedc927d"
+_TAKEN_FROM = "f93023ba515f98e2"
 
 _MASK = (1 << PRECISION) - 1
 _TOTAL = 1 << PRECISION
@@ -230,7 +231,22 @@ def share_of(part, parts, count):
     return part * count // parts, (part + 1) * count // parts
 
 
-@njit(cache=True)
+@inner
+def own_share(thread, threads, messages, count):
+    """First and last-plus-one of a thread's messages, and of the places 0..count - 1 that are theirs.
+
+    Where there are fewer messages than threads, none has any, and its share of the places.
+    """
+    if messages < threads:
+        low, high = share_of(thread, threads, count)
+        return 0, 0, low, high
+    begin, end = share_of(thread, threads, messages)
+    low, _ = share_of(begin, messages, count)
+    high, _ = share_of(end, messages, count)
+    return begin, end, low, high
+
+
+@inner
 def _message_bits(freqs, skew, message, messages):
     """Ideal code length of a message's share of intervals (rows, W, channels)."""
     rows, width, channels = freqs.shape
@@ -248,10 +264,10 @@ def _message_bits(freqs, skew, message, messages):
 def message_bits(freqs, skew, bits):
     """Ideal code lengths of the shares of several messages, into ``bits``."""
     for message in prange(len(bits)):
-        bits[message] = _message_bits(freqs, skew, message, len(bits))
+        bits[message] = _message_bits(freqs, skew, np.int64(message), len(bits))
 
 
-@njit(cache=True)
+@inner
 def _push_message(stacks, intervals, skew, message):
     """Push a message's share of a stage's intervals."""
     starts, freqs = intervals.starts, intervals.freqs
@@ -275,10 +291,10 @@ def _push_message(stacks, intervals, skew, message):
 def push_wavefront(stacks, intervals, skew):
     """Push a stage's intervals, arrays (rows, W, channels), so that they pop in wavefront order."""
     for message in prange(len(stacks.sizes)):
-        _push_message(stacks, intervals, skew, message)
+        _push_message(stacks, intervals, skew, np.int64(message))
 
 
-@njit(cache=True)
+@inner
 def pop_messages(stacks, area, params, t, alphabet, begin, end):
     """Pop the shares of the messages ``begin`` to ``end - 1`` of step t's pixels into the image.
 
@@ -293,7 +309,16 @@ def pop_messages(stacks, area, params, t, alphabet, begin, end):
             return
 
 
-@njit(cache=True)
+@inner
+def pop_rest(stacks, area, params, t, alphabet, threads):
+    """Pop step t's pixels where the threads have not done it; whether all messages held enough."""
+    messages = len(stacks.sizes)
+    if messages < threads:
+        pop_messages(stacks, area, params, t, alphabet, 0, messages)
+    return stacks.sizes.min() >= 0
+
+
+@inner
 def _pop_rows(stacks, message, area, params, t, alphabet, top):
     """Pop so many pixels of step t as there are parameters, the first in row ``top``; the new size of the message."""
     image, skew = area.image, area.skew
@@ -336,7 +361,7 @@ def _pop_rows(stacks, message, area, params, t, alphabet, top):
     return size
 
 
-@njit(cache=True)
+@inner
 def _network_share(net, area, features, caches, thread, t, low, high):
     """The network on the rows ``low`` to ``high - 1`` of step t, in rounds, as a thread's arrays hold so many rows."""
     room = caches.inputs.shape[1]
@@ -346,41 +371,33 @@ def _network_share(net, area, features, caches, thread, t, low, high):
         low = stop
 
 
+@inner
+def _step_share(net, area, features, caches, thread, t):
+    """The network on a thread's share of step t."""
+    first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
+    low, high = share_of(thread, caches.inputs.shape[0], last - first)
+    _network_share(net, area, features, caches, thread, t, first + low, first + high)
+
+
 @njit(cache=True, parallel=True)
 def run_network(net, area, features, caches, begin, end):
-    """The network over the steps ``begin`` to ``end - 1``; ``caches.params`` holds what it says of the last of them.
-
-    A step needs the pixels before it: to decode, run one step and pop it; with an image that is known, run all.
-    """
+    """The network over the steps ``begin`` to ``end - 1`` of an image that is known."""
     threads = caches.inputs.shape[0]
     for t in range(begin, end):
-        first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-        if last <= first:
-            continue
         for thread in prange(threads):
-            low, high = share_of(thread, threads, last - first)
-            _network_share(net, area, features, caches, thread, t, first + low, first + high)
+            _step_share(net, area, features, caches, np.int64(thread), t)
 
 
-@njit(cache=True)
-def _run_and_pop(net, stacks, area, features, caches, alphabet, thread, t):
-    """The network on the pixels of a thread's messages, and those messages' pops."""
-    begin, end = share_of(thread, caches.inputs.shape[0], len(stacks.sizes))
+@inner
+def _decode_share(net, stacks, area, features, caches, alphabet, thread, t):
+    """The network on a thread's share of step t, and the pops of the messages that it has to itself, if any."""
     first, last = rows_of_step(t, area.skew, area.bottom - area.top, area.image.shape[1])
-    low, _ = share_of(begin, len(stacks.sizes), last - first)
-    high, _ = share_of(end, len(stacks.sizes), last - first)
+    begin, end, low, high = own_share(thread, caches.inputs.shape[0], len(stacks.sizes), last - first)
     _network_share(net, area, features, caches, thread, t, first + low, first + high)
     pop_messages(stacks, area, caches.params, t, alphabet, begin, end)
 
 
 @njit(cache=True, parallel=True)
-def _run_and_pop_step(net, stacks, area, features, caches, alphabet, t):
-    """Step t where each thread has messages of its own, so that none waits for another between network and pops."""
-    for thread in prange(caches.inputs.shape[0]):
-        _run_and_pop(net, stacks, area, features, caches, alphabet, thread, t)
-
-
-@njit(cache=True)
 def pop_wavefront(net, stacks, area, features, caches, alphabet, begin, end):
     """Pop the steps ``begin`` to ``end - 1`` of a stage; returns whether the messages held enough.
 
@@ -395,29 +412,38 @@ def pop_wavefront(net, stacks, area, features, caches, alphabet, begin, end):
     alphabet : Alphabet
     begin, end : int
     """
-    messages = len(stacks.sizes)
+    threads = caches.inputs.shape[0]
     for t in range(begin, end):
-        if messages < caches.inputs.shape[0]:
-            run_network(net, area, features, caches, t, t + 1)
-            pop_messages(stacks, area, caches.params, t, alphabet, 0, messages)
-        else:
-            _run_and_pop_step(net, stacks, area, features, caches, alphabet, t)
-        if stacks.sizes.min() < 0:
+        # Where each thread has messages of its own none waits for another between network and pops.
+        for thread in prange(threads):
+            _decode_share(net, stacks, area, features, caches, alphabet, np.int64(thread), t)
+        if not pop_rest(stacks, area, caches.params, t, alphabet, threads):
             return False
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, parallel=True)
 def fill_boundary(net, area, features, caches, boundary):
     """The masked layers' inputs in an area's last rows, into `Caches.boundary`.
 
     The area is the halo: the rows above a stage that its first row depends on. ``features`` are empty.
     """
+    rows, width, threads = area.bottom - area.top, area.image.shape[1], caches.inputs.shape[0]
+    for t in range(width + area.skew * (rows - 1)):
+        for thread in prange(threads):
+            _step_share(net, area, features, caches, np.int64(thread), t)
+        _keep_last(area, caches, t, boundary)
+
+
+@inner
+def _keep_last(area, caches, t, boundary):
+    """`fill_boundary` of step t."""
     rows, width = area.bottom - area.top, area.image.shape[1]
     kept, reach = caches.ring.shape[1], boundary.shape[1]
-    for t in range(width + area.skew * (rows - 1)):
-        run_network(net, area, features, caches, t, t + 1)
-        for y in range(max(rows - reach, 0), rows):
-            x = t - area.skew * y
-            if 0 <= x < width:
-                boundary[:, reach - rows + y, x + reach] = caches.ring[:, (y + reach) % kept, x & (RING - 1)]
+    for y in range(max(rows - reach, 0), rows):
+        x = t - area.skew * y
+        if 0 <= x < width:
+            for block in range(boundary.shape[0]):
+                for c in range(boundary.shape[3]):
+                    value = caches.ring[block, (y + reach) % kept, x & (RING - 1), c]
+                    boundary[block, reach - rows + y, x + reach, c] = value

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from vlae_codec.compiled import inner
 
 #: zlib's strategies: all as usual; short matches dropped; no matches; those of distance 1 alone; the fixed code alone.
 DEFAULT, FILTERED, HUFFMAN, RUNS, FIXED = range(5)
@@ -32,7 +33,7 @@ _LENGTH_CODE = np.searchsorted(_BASE_LENGTH, np.arange(LONGEST + 1), "right") - 
 _DISTANCE_CODE = np.searchsorted(_BASE_DISTANCE, np.arange(32769), "right") - 1
 
 
-@njit(cache=True)
+@inner
 def _put(bits, out, value, count):
     """Append bits, the lowest first; ``bits`` holds those that wait, their number and the bytes written."""
     bits[0] |= value << bits[1]
@@ -44,18 +45,18 @@ def _put(bits, out, value, count):
         bits[1] -= 8
 
 
-@njit(cache=True)
+@inner
 def _fill_byte(bits, out):
     if bits[1] > 0:
         _put(bits, out, 0, 8 - bits[1])
 
 
-@njit(cache=True)
+@inner
 def _smaller(freq, depth, n, m):
     return freq[n] < freq[m] or (freq[n] == freq[m] and depth[n] <= depth[m])
 
 
-@njit(cache=True)
+@inner
 def _sift(heap, size, k, freq, depth):
     v = heap[k]
     j = k << 1
@@ -70,7 +71,7 @@ def _sift(heap, size, k, freq, depth):
     heap[k] = v
 
 
-@njit(cache=True)
+@inner
 def _build(freq, count, longest, extra, extra_from, fixed, lengths, codes):
     """Lengths and codes of symbols that occur so often; gives the last, and the bits by them and by a fixed code."""
     heap = np.zeros(HEAP, np.int64)
@@ -165,7 +166,7 @@ def _build(freq, count, longest, extra, extra_from, fixed, lengths, codes):
     return last, bits, static
 
 
-@njit(cache=True)
+@inner
 def _code(lengths, count, codes):
     """Codes of lengths, the first bit lowest."""
     of_length = np.zeros(17, np.int64)
@@ -190,7 +191,7 @@ def _code(lengths, count, codes):
         codes[n] = reverse
 
 
-@njit(cache=True)
+@inner
 def _runs(lengths, last, freq, send, bits, out, code_lengths, codes):
     """Count the symbols that tell lengths, or send them."""
     before, following, count = -1, lengths[0], 0
@@ -241,7 +242,7 @@ def _runs(lengths, last, freq, send, bits, out, code_lengths, codes):
             most, least = 7, 4
 
 
-@njit(cache=True)
+@inner
 def _send(bits, out, symbols, lengths, codes, distance_lengths, distance_codes):
     """A block's symbols: (length or literal, distance), distance 0 for literals."""
     for i in range(len(symbols)):
@@ -260,7 +261,7 @@ def _send(bits, out, symbols, lengths, codes, distance_lengths, distance_codes):
     _put(bits, out, codes[END], lengths[END])
 
 
-@njit(cache=True)
+@inner
 def write_block(sink, data, start, stop, whole, symbols, last, strategy):
     """Write a block of symbols in the shortest of three ways; ``whole`` says whether its bytes are still at hand.
 

@@ -15,6 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from vlae_codec.compiled import inner
+
 from .blocks import DEFAULT, FILTERED, FIXED, HUFFMAN, LONGEST, RUNS, write_block
 from .png import Parameters, deflater_of
 
@@ -37,10 +39,10 @@ SAMPLE_MADE = 0xA4E4E9EB
 PIECE = 1 << 16
 #: First digits of the SHA-256 of blocks.py; a test compares them. numba keeps compiled loops by the contents of this
 #: file alone, so it must change when what they take from elsewhere does.
-_TAKEN_FROM = "df6c09fcae526e5d"
+_TAKEN_FROM = "ed7866b30146a784"
 
 
-@njit(cache=True)
+@inner
 def _match(data, at, left, best, candidate, previous, settings, found):
     """The longest match longer than ``best``, or that; ``found[0]`` is set where there is a longer one."""
     good, _, nice, chain, _ = settings
@@ -71,7 +73,7 @@ def _match(data, at, left, best, candidate, previous, settings, found):
     return min(best, left)
 
 
-@njit(cache=True)
+@inner
 def _insert(data, at, head, previous, mask, shift, hash_mask):
     """Note a place by the hash of its three bytes; gives the last place of that hash, 0 for none."""
     key = ((np.int64(data[at]) << 2 * shift) ^ (np.int64(data[at + 1]) << shift) ^ np.int64(data[at + 2])) & hash_mask

@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from vlae_codec.compiled import inner
+
 from .png import FILTERS
 
 #: What QOI files end with.
@@ -88,7 +90,7 @@ def smallest_filters(rows, step, left_out):
     return kinds
 
 
-@njit(cache=True)
+@inner
 def _place(r, g, b, a):
     """Where QOI keeps a colour."""
     return (np.int64(r) * 3 + np.int64(g) * 5 + np.int64(b) * 7 + np.int64(a) * 11) & 63

@@ -233,7 +233,8 @@ def _lines(samples: NDArray[np.uint8], shape: Shape, filters: bytes | None) -> I
     for down, across, rows, _ in shape.passes():
         raw = _to_rows(samples[down, across], shape)
         if filters is not None:
-            kinds = np.frombuffer(filters, np.uint8, rows, at)
+            # A copy, as loops would be compiled once more for what is read-only.
+            kinds = np.frombuffer(filters, np.uint8, rows, at).copy()
         else:
             kinds = np.zeros(rows, np.uint8) if shape.indexed else loops.smallest_filters(raw, shape.step, -1)
         yield loops.filter_lines(raw, kinds, shape.step).tobytes()
