@@ -29,7 +29,7 @@ from .photo import PhotoCoder, strides
 from .wavefront import cumulative, fill_boundary, mixture_components, run_network, share_of
 
 #: As `wavefront._TAKEN_FROM`, of coding/wavefront.py too.
-_TAKEN_FROM = "5e59c17b70d31393"
+_TAKEN_FROM = "101e19f95b10c323"
 
 #: p0's scale is `GAIN` times the root of y's activity, in pixel values: the mean of what y changes by from a pixel to
 #: the one below and to its right, over `AROUND` pixels each way. About three times the root is the scale of what y is
