@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vlae_codec.models import plan
 from vlae_codec.models.config import VLAEConfig
-from vlae_codec.models.exact.integer import WEIGHT_MAX, IntegerLayer, IntegerModel
+from vlae_codec.models.exact.integer import SCALE_MAX, WEIGHT_MAX, IntegerLayer, IntegerModel
 from vlae_codec.models.layers import Observer
 from vlae_codec.models.plan import EXACT, NEIGHBOURS, PIXEL_UNIT, SEEN_SIDE, SYNTHESIS_BLOCKS, Y_STEPS, output_units
 from vlae_codec.models.vlae import VLAE
@@ -26,6 +26,9 @@ from .data import load_pictures
 CALIBRATION_CROPS, CALIBRATION_SIDE = 200, 128
 #: Binary images over which they are.
 CALIBRATION_IMAGES = 4000
+#: Least range of a channel, as a share of the largest of its layer: the first that needs no scale above `SCALE_MAX`. In
+#: a channel that is almost always far below zero, a fine step of what it hardly ever gives would need one.
+LEAST = (1e-3, 1e-2, 1e-1)
 
 
 def load_average(path: Path) -> tuple[VLAE, dict]:
@@ -150,7 +153,11 @@ def measure_ranges(model: VLAE, pictures: list[NDArray[np.uint8]]) -> dict[str, 
 
 
 def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[str, IntegerLayer]:
-    return {name: quantize(*floats) for name, floats in float_layers(model, ranges).items()}
+    for least in LEAST:
+        layers = {name: quantize(*floats) for name, floats in float_layers(model, ranges, least).items()}
+        if all((layer.scale <= SCALE_MAX).all() for layer in layers.values()):
+            break
+    return layers
 
 
 class FloatLayer(NamedTuple):
@@ -164,8 +171,10 @@ class FloatLayer(NamedTuple):
     high: int
 
 
-def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[str, FloatLayer]:
-    """A model's layers, in the order and with the meaning that the integers have; see `to_integers`."""
+def float_layers(
+    model: VLAE, ranges: dict[str, NDArray[np.float64]], least: float = LEAST[0]
+) -> dict[str, FloatLayer]:
+    """A model's layers, in the order and with the meaning that the integers have; see `to_integers` and `LEAST`."""
     config, decoder = model.config, model.decoder
     shapes = plan.layers(config)
     layers: dict[str, FloatLayer] = {}
@@ -177,7 +186,7 @@ def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[st
         """Worth of one step of each input channel; a channel that is always small still gets a sane one."""
         largest = ranges[name]
         # Where training has silenced a whole layer, any unit will do.
-        return np.maximum(largest, 1e-3 * (float(largest.max()) or 1.0)) / shapes[name].high
+        return np.maximum(largest, least * (float(largest.max()) or 1.0)) / shapes[name].high
 
     def add(
         name: str,

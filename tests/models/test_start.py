@@ -73,6 +73,20 @@ def test_a_decoder_of_another_shape_or_for_no_z_is_refused() -> None:
         with_decoder(to_floats(tiny("tiny-no-z")), to_floats(tiny("tiny-no-z")))
 
 
+def test_a_channel_far_below_zero_is_exported() -> None:
+    floats = to_floats(tiny())
+    pixels = picture("smooth", 96, 96, 3)
+    with torch.no_grad():
+        block = floats.encoder.blocks[0]
+        block.weight1[0] *= 1e3
+        block.bias1[0] = -1e7
+    torch.manual_seed(0)
+    again = to_integers(floats, measure_ranges(floats, [pixels]))
+    assert 2**12 < again.layers["encoder.block0.0"].scale.max() <= 2**16
+    kind = StageKind.PLAIN_Z
+    assert coded_bits(again, pixels, kind) == pytest.approx(coded_bits(tiny(), pixels, kind), rel=0.02)
+
+
 @pytest.mark.parametrize("name", BINARY)
 def test_models_for_binary_images_too(name: str) -> None:
     images = binary_images(200, 8)
