@@ -294,14 +294,14 @@ def test_a_huge_count_in_a_lossy_file_takes_no_memory(binary_model: Model) -> No
 
 
 def test_a_plan_is_never_more_than_its_bytes_can_hold(binary_model: Model) -> None:
-    images = binary_images(3, 8)
-    data = archive_array(images, binary_model)
-    plain, count = data[:12] + container.write_varint(1 << 26) + data[13:-4], (1 << 26).bit_length()
-    assert (data[11:13], count) == (b"\x08\x03", 27)
-    for changed, message in ((plain, "cannot hold 67108864 images"), (b"\0".join((data[:21], data[22:-4])), "kind")):
-        broken = Archive(io.BytesIO(changed + zlib.crc32(changed).to_bytes(4, "little")), binary_model)
+    data = archive_array(binary_images(3, 8), binary_model)
+    # The side and the number of images; after the model's id, how many have a plain z.
+    assert (data[11:13], data[21]) == (b"\x08\x03", 1)
+    many = data[:12] + container.write_varint(1 << 26) + data[13:-4]
+    without_z = data[:21] + b"\0" + data[22:-4]
+    for changed, message in ((many, "cannot hold 67108864 images"), (without_z, "not of the kind")):
         with pytest.raises(CorruptFile, match=message):
-            broken.array()
+            Archive(io.BytesIO(changed + zlib.crc32(changed).to_bytes(4, "little")), binary_model).array()
 
 
 def test_the_limit_of_pixels_is_the_callers(tiny_model: Model, binary_model: Model) -> None:
