@@ -144,7 +144,7 @@ class PhotoCoder:
         """
         height, width = image.shape[:2]
         # A copy of a read-only one, as the loops that decoding shares would be compiled once more for it.
-        image = np.require(image, requirements="CW")
+        image = np.require(image, requirements=["C", "W"])
         canvas = Canvas(image, alphabet, Costs(), progress, adapts)
         patch = VLAEConfig.Z_PATCH
         most = max(1, STAGE_PIXELS // (patch * width))
