@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from vlae_codec.images.orientation import TRANSPOSED
-
 from .options import complete_path, display, naming
 
 
@@ -81,6 +79,8 @@ def _archive_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _image_rows(what: dict[str, Any]) -> list[tuple[str, str]]:
+    from vlae_codec.images.orientation import TRANSPOSED
+
     rows = [
         (
             "image",

@@ -171,9 +171,7 @@ class FloatLayer(NamedTuple):
     high: int
 
 
-def float_layers(
-    model: VLAE, ranges: dict[str, NDArray[np.float64]], least: float = LEAST[0]
-) -> dict[str, FloatLayer]:
+def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]], least: float = LEAST[0]) -> dict[str, FloatLayer]:
     """A model's layers, in the order and with the meaning that the integers have; see `to_integers` and `LEAST`."""
     config, decoder = model.config, model.decoder
     shapes = plan.layers(config)

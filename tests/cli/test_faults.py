@@ -22,10 +22,9 @@ import pytest
 from conftest import GOLDEN, binary_images, picture, vlae_file
 from PIL import Image
 
-from vlae_codec import archive_array, decompress, load_model
+from vlae_codec import archive_array, load_model
 from vlae_codec.errors import VlaeError
 from vlae_codec.files import open_unchanged, read_bytes
-from vlae_codec.formats.source import FileOptions, compress_file
 from vlae_codec.stages import StageKind
 
 TINY = str(GOLDEN / "tiny.safetensors")
@@ -122,13 +121,13 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def packed(tmp_path: Path, source: Path) -> Path:
+def packed(run: Commands, tmp_path: Path, source: Path) -> Path:
     path = tmp_path / "in.vlae"
     with Image.open(source) as image:
         path.write_bytes(vlae_file(image, StageKind.BITS_BACK, load_model(TINY, "cpu")))
-    # Compiles the loops, where that is still to be done: the compiled code is a file too.
-    decompress(path.read_bytes())
-    compress_file(source.read_bytes(), source.name, load_model(TINY, "cpu"), FileOptions())
+    # Compiles the loops, where that is still to be done: the compiled code is a file too, and commands have their own.
+    for command, subject in (("compress", source), ("decompress", path)):
+        assert run(command, subject, "-o", "-", "-m", TINY, stdout=os.devnull).code == 0
     return path
 
 
