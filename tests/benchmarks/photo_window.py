@@ -1,6 +1,6 @@
 """What the window leaves to z, for photographs: bits in z and in pixels, from a folder of pictures.
 
-python tests/benchmarks/window.py FOLDER... [--model NAME]
+python tests/benchmarks/photo_window.py FOLDER... [--model NAME]
 
 z is drawn from q(z | x), the same for both lines. *Window 0* is a factorised p0(x | z): a discretised logistic around
 the synthesis' reconstruction y, with one scale for each picture, about the best. *Full* is the model. Bits per subpixel
