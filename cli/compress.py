@@ -137,10 +137,6 @@ def compress(
         return
     if not options.adapt and model.config.image_size:
         raise click.UsageError(f"--no-adapt is for photographs, and model {model.name} is for binary images")
-    if archived.particles > 1 and not model.config.z_channels:
-        raise click.UsageError(f"--particles draws z, of which model {model.name} has none")
-    if archived.particles > 1 and not model.config.image_size:
-        raise click.UsageError(f"--particles is for binary images, and model {model.name} is for photographs")
     if options.pixels or options.strip:
         raise click.UsageError("--pixels and --strip are for single images, not for archives")
     _compress_archive(sources, target, model, options, archived, many_files.keep_going, runner)

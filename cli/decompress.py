@@ -85,10 +85,12 @@ def decompress(
     data = places.read(sources[0]) if single else b""
     with naming(sources[0]):
         many = not single or kinds.is_single(data)
-    output = target.output
+    output, draws = target.output, Draws(drawn.samples, drawn.seed, None if drawn.how is None else drawn.how == "mean")
     if output is not None and is_folder(output) and many:
         if select:
             raise click.UsageError("--select is for a single archive")
+        if draws != Draws():
+            raise click.UsageError("--mode, --samples and --seed are for a single lossy file")
         options = FileOptions(max_pixels=max_pixels)
         coding = folders.Coding(runner.model_name, runner.device, runner.threads, options, target.attributes)
         plan = folders.plan_decompress(sources, many_files.recursive)
@@ -102,7 +104,6 @@ def decompress(
     runner.use_threads()
     if output is not None:
         files.check_other(output, sources)
-    draws = Draws(drawn.samples, drawn.seed, None if drawn.how is None else drawn.how == "mean")
     with progress_bar(runner.quiet, "decompress") as update:
         request = Request(
             output, target.force, Models(runner.model_name, runner.device), select, draws, max_pixels, update,

@@ -58,6 +58,8 @@ def evaluate(
     from vlae_codec.evaluate import evaluate as measure
     from vlae_codec.registry import choose_device, load_model
 
+    if share.particles > 1 and model_name.endswith(".pt"):
+        raise click.UsageError("--particles is of an archive, and a checkpoint makes none: export it first")
     use_threads(threads)
     device = choose_device(device)
     checkpoint = load_average(Path(model_name))[0] if model_name.endswith(".pt") else None

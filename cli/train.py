@@ -133,7 +133,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
             raise UnknownModel(f"--start {run.start} is a model for {kind}")
     if run.decoder:
         if not isinstance(begin, VLAE):
-            raise click.UsageError("--decoder changes the model to begin from: name it with --start")
+            raise click.UsageError("--decoder changes a model to begin from: name one with --start, not a checkpoint")
         begin = with_decoder(begin, to_floats(load_model(run.decoder, "cpu").coder.model))
     shape = {name: given[name] for name in CONFIG if name in given}
     if shape.get("z_channels", 0) % max(config.z_groups, 1):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vlae_codec.coding.binary import BinaryCoder, pixel_bits
 from vlae_codec.coding.latent import draw_posterior, gaussian_bits
 from vlae_codec.entropy.codecs import Gaussians
-from vlae_codec.formats.archive_writer import SEGMENT, archive_array
+from vlae_codec.formats.archive_writer import SEGMENT, archive_array, check_particles
 from vlae_codec.registry import Model
 from vlae_codec.stages import MAX_BATCH, Progress, no_progress
 
@@ -95,6 +95,7 @@ def evaluate(
     (``bytes``, ``nats``, ``bits``, ``over_elbo``: how much larger than the ELBO, as a share).
     """
     coder = model.binary
+    check_particles(particles, model)
     rng = np.random.default_rng(seed)
     sums = np.zeros(3)
     for first in range(0, len(images), MAX_BATCH):

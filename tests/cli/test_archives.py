@@ -11,6 +11,8 @@ from conftest import GOLDEN, binary_images, picture
 from PIL import Image
 from test_cli import call, check_refused
 
+from vlae_codec import archive_array, load_model
+from vlae_codec.errors import VlaeError
 from vlae_codec.formats import lossy
 
 MODEL = str(GOLDEN / "tiny-binary.safetensors")
@@ -85,12 +87,17 @@ def test_particles(tmp_path: Path) -> None:
     assert "one of 3 draws of each z is coded" in run("info", packed)
     run("decompress", packed, "-o", again)
     assert np.array_equal(np.load(again), IMAGES)
-    for model, message in (("tiny-binary-no-z", "tiny-binary-no-z has none"), ("tiny", "for photographs")):
-        refused = call("compress", source, "-o", tmp_path / "x.vlae", "-m", GOLDEN / f"{model}.safetensors",
-                       "--particles", 3)  # fmt: skip
-        assert refused.exit_code == 2
-        assert message in refused.stderr
-        assert not (tmp_path / "x.vlae").exists()
+    refused = call("decompress", packed, "-o", tmp_path / "drawn.npy", "--mode", "mean")
+    check_refused(refused, tmp_path, "for lossy files, and this is an archive")
+    for model, message in (("tiny-binary-no-z", "has no z"), ("tiny", "is for photographs")):
+        chosen = "-m", GOLDEN / f"{model}.safetensors", "--particles", 3
+        check_refused(call("compress", source, "-o", tmp_path / "out.vlae", *chosen), tmp_path, message)
+    chosen = "-m", GOLDEN / "tiny-binary-no-z.safetensors", "--particles", 3
+    check_refused(call("eval", source, *chosen), tmp_path, "has no z")
+    refused = call("eval", source, "-m", tmp_path / "checkpoint.pt", "--particles", 3)
+    assert (refused.exit_code, "a checkpoint makes none" in refused.stderr) == (2, True)
+    with pytest.raises(VlaeError, match=r"65 particles, expected 1\.\.64"):
+        archive_array(IMAGES, load_model(MODEL), particles=65)
 
 
 def test_one_binary_image_is_an_archive_of_one(digits: Path, tmp_path: Path) -> None:
@@ -174,8 +181,13 @@ def test_lossy_photograph(tmp_path: Path) -> None:
     with Image.open(tmp_path / "drawn" / "in-2.png") as second, Image.open(tmp_path / "x.png") as drawn:
         assert (drawn.size, drawn.mode) == ((50, 40), "RGB")
         assert second.tobytes() == drawn.tobytes() != y.tobytes()
-    # A file that holds the picture without loss serves as the picture.
+    # A file that holds the picture without loss serves as the picture, and has nothing to draw.
     run("compress", tmp_path / "in.png", "-o", tmp_path / "whole.vlae", "-m", model)
+    for more in (["--mode", "sample"], ["--seed", 1], ["--samples", 2]):
+        refused = call("decompress", tmp_path / "whole.vlae", "-o", tmp_path / "out.png", "-m", model, *more)
+        check_refused(refused, tmp_path, "are for lossy files, and this is a file of one image")
+        refused = call("decompress", tmp_path / "whole.vlae", "-o", f"{tmp_path}/out/", "-m", model, *more)
+        assert (refused.exit_code, "for a single lossy file" in refused.stderr) == (2, True)
     run("lossy", tmp_path / "whole.vlae", "-o", tmp_path / "again.vlae", "-m", model)
     again, once = ((tmp_path / name).read_bytes() for name in ("again.vlae", "z.vlae"))
     assert lossy.LossyFile.from_bytes(again).bits == lossy.LossyFile.from_bytes(once).bits

@@ -30,7 +30,7 @@ from vlae_codec.stages import StageKind
 TINY = str(GOLDEN / "tiny.safetensors")
 BINARY = str(GOLDEN / "tiny-binary.safetensors")
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits are those of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals and limits of POSIX")
 
 #: Forks a process for each request, everything imported: a start from nothing would take seconds.
 SERVER = """
@@ -178,7 +178,7 @@ def test_sources_that_cannot_be_read(run: Commands, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may read every file")
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="run by root, who may read every file")
 def test_a_source_without_permission(run: Commands, tmp_path: Path, source: Path) -> None:
     source.chmod(0)
     check_one_line(run("compress", source, "-o", tmp_path / "out.vlae", "-m", TINY), "in.png", "Permission denied")
@@ -301,7 +301,7 @@ resource.setrlimit(resource.RLIMIT_AS, (mapped + {room}, mapped + {room}))
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="what is mapped is read from /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="this system has no /proc/self/statm")
 @pytest.mark.parametrize("room", [1 << 20, 40 << 20, 100 << 20])
 def test_want_of_memory(run: Commands, tmp_path: Path, room: int) -> None:
     source = tmp_path / "in.png"

@@ -275,7 +275,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker in /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc to find the worker in")
 def test_a_worker_that_is_killed_is_a_failure_of_its_file(images: Path, tmp_path: Path) -> None:
     process = begin("compress", images, "-o", f"{tmp_path}/out/", "-m", TINY, "-j", 1, "--json")
     os.kill(wait_for(lambda: workers_of(process), process)[0], signal.SIGKILL)

@@ -78,7 +78,7 @@ def test_a_vlae_file_under_an_images_name_is_warned_of(folder: Path) -> None:
     assert "under an image's name" not in call("compress", "a.png", "-o", "c.vlae", "-m", TINY).stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permissions such as 640")
 def test_permissions_and_times_are_kept(folder: Path) -> None:
     def state(path: str) -> tuple[int, int]:
         found = os.stat(path)

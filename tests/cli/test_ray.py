@@ -24,7 +24,7 @@ from vlae_codec import folders
 from vlae_codec.errors import VlaeError
 from vlae_codec.workers import Ray, run_each
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ray makes no cluster of several nodes there")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ray makes no cluster of several nodes on Windows")
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray has no release for this Python")
 from ray import cloudpickle  # noqa: E402

@@ -224,7 +224,7 @@ def test_a_chain_takes_no_file_that_holds_more_than_pixels(tmp_path: Path) -> No
     check_refused(refused, tmp_path, "0.png is laid out in another way, or holds more than pixels")
 
 
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are text there")
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="this system has no file names that are not text")
 def test_names_that_are_no_text(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = os.fsdecode(b"bad\xff.png")
     odd = folder / name

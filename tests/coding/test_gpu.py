@@ -17,7 +17,7 @@ from vlae_codec.registry import find_model
 FILES = sorted(GOLDEN.glob("tiny*.vlae"))
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no GPU on this machine"),
 ]
 
 

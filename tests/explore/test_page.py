@@ -25,7 +25,7 @@ from serving import served
 
 from vlae_codec.explore.digits import CHOICES
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium, chromium-browser or google-chrome here")
+pytestmark = pytest.mark.skipif(chromium() is None, reason="needs chromium, chromium-browser or google-chrome to drive")
 #: Milliseconds that a test waits for the page, on a machine that does other work.
 PATIENCE = 240_000
 PICTURES = "() => [...document.querySelectorAll('#draws canvas')].map(c => c.toDataURL()).join()"

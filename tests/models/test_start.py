@@ -14,6 +14,7 @@ from vlae_codec.models.exact.integer import IntegerModel
 from vlae_codec.models.plan import prior_masks
 from vlae_codec.models.training.evaluate import picture_elbo
 from vlae_codec.models.training.export import load_average, measure_binary_ranges, measure_ranges, to_integers
+from vlae_codec.models.training.loop import FOR_DECODER
 from vlae_codec.models.training.start import to_floats, with_decoder
 from vlae_codec.models.vlae import VLAE
 
@@ -129,10 +130,19 @@ def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
         for mine, other in zip(model.parameters(), to_floats(tiny("tiny")).parameters(), strict=True):
             assert torch.equal(mine, other)
     assert run("-o", tmp_path / "0", "--start", "tiny", "--rate", 0, "--matrix-rate", 0, "--until", 2) == (0, "")
+    grafted = tmp_path / "grafted"
+    assert run("-o", grafted, "--start", "tiny", "--decoder", "tiny", "--rate", 0, "--matrix-rate", 0) == (0, "")
+    parameters = load_average(grafted / "checkpoint.pt")[0].features.state_dict()
+    assert {name for name, value in parameters.items() if not value.any()} >= set(FOR_DECODER)
+    for more in ([], ["--start", grafted / "checkpoint.pt"]):
+        code, output = run("-o", tmp_path / "c", "--decoder", "tiny", *more)
+        assert (code, "name one with --start, not a checkpoint" in output) == (2, True)
     for more, match in (
         (["--start", "tiny", "--channels", 16], "channels was 8, is 16 now"),
         (["--start", "tiny-binary"], "a model for binary images: give --config vlae"),
         (["--start", "nobody"], "no model 'nobody'"),
+        (["--start", "tiny", "--decoder", "tiny-no-z"], "has another shape"),
+        (["--start", "tiny-no-z", "--decoder", "tiny-no-z"], "with a z"),
     ):
         code, output = run("-o", tmp_path / "c", *more)
         assert (code, output.count("\n")) == (1, 1)

@@ -17,16 +17,11 @@ from numpy.typing import NDArray
 from vlae_codec.entropy import cdf
 from vlae_codec.entropy.ans import Message
 from vlae_codec.entropy.codecs import Codec, Gaussians, bits_back, categorical
+from vlae_codec.entropy.lengths import LENGTH_BITS, TABLE_BITS, code_lengths
 from vlae_codec.stages import Costs
 
 from . import latent
 
-#: Code lengths are in units of 2^-16 bits.
-LENGTH_BITS = 16
-#: Both tables have 2^12 entries.
-TABLE_BITS = 12
-#: LOG2[i] = round(2^16 log2(1 + i / 2^12)).
-LOG2 = np.rint(np.log2(1 + np.arange(1 << TABLE_BITS) / (1 << TABLE_BITS)) * (1 << LENGTH_BITS)).astype(np.int64)
 #: EXP2[i] = round(2^24 2^(-i / 2^12)).
 EXP2 = np.rint(np.exp2(24 - np.arange(1 << TABLE_BITS) / (1 << TABLE_BITS))).astype(np.int64)
 
@@ -36,14 +31,6 @@ class Drawn(NamedTuple):
 
     number: NDArray[np.int64]
     z: latent.Z
-
-
-def code_lengths(freqs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of symbols with frequencies in 1..2^24, in units of 2^-16 bits."""
-    # Both are exact for whole numbers below 2^53.
-    mantissa, exponent = np.frexp(freqs.astype(np.float64))
-    index = (mantissa * (2 << TABLE_BITS)).astype(np.int64) - (1 << TABLE_BITS)
-    return ((cdf.PRECISION + 1 - exponent.astype(np.int64)) << LENGTH_BITS) - LOG2[index]
 
 
 def gaussian_lengths(z: latent.Z, given: Gaussians) -> NDArray[np.int64]:

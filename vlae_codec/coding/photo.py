@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vlae_codec.entropy import cdf
 from vlae_codec.entropy.ans import Message, Messages
 from vlae_codec.entropy.codecs import Codec, Gaussians, Intervals
+from vlae_codec.entropy.lengths import code_lengths
 from vlae_codec.errors import CorruptFile, EmptyMessage, UnsafeModel
 from vlae_codec.models.config import VLAEConfig
 from vlae_codec.models.exact.bands import ParallelPass
@@ -245,11 +246,10 @@ class PhotoCoder:
 
         return TorchSynthesis(self.model, self.device)
 
-    def code_length(self, image: NDArray[np.uint8], alphabet: Alphabet) -> float:
-        """Bits of an image (H, W, 3) without z and learning, without a message."""
+    def code_length(self, image: NDArray[np.uint8], alphabet: Alphabet) -> int:
+        """What an image (H, W, 3) takes without z and learning, in the units of `lengths`."""
         canvas = Canvas(image, alphabet, Costs(), no_progress)
-        self._intervals(canvas, Stage(0, len(image), StageKind.WITHOUT_Z), None)
-        return canvas.costs.pixels
+        return int(code_lengths(self._intervals(canvas, Stage(0, len(image), StageKind.WITHOUT_Z), None).freqs).sum())
 
     # -- codecs ------------------------------------------------------------------------------------------------------
 

@@ -365,6 +365,7 @@ def restore(data: bytes, request: Request) -> str:
     VlaeError
         If something is damaged, or something is in the way of an image, after all else has been written.
     """
+    request.refuse_draws("an archive")
     archive = Archive(io.BytesIO(data), request.models.load(), request.models.device, request.max_pixels)
     output, selected = request.needed_output("an archive"), request.select
     if archive.source.kind == "array" and not selected and is_array(output):

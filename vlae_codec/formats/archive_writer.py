@@ -18,7 +18,7 @@ from vlae_codec.fields import MAX_METADATA, check_names, write_varint
 from vlae_codec.files import Attributes
 from vlae_codec.images.sets import Source, flat_images, open_binary, to_binary
 from vlae_codec.registry import Model
-from vlae_codec.stages import Passes, Progress, no_progress
+from vlae_codec.stages import MAX_PARTICLES, Passes, Progress, no_progress
 
 from .archive import Archive
 from .chains import binary_digest, seed_of, write_planned
@@ -93,6 +93,15 @@ class ArchiveWriter(SectionWriter):
         return shorten(self.source, self._alone) if self._alone else super().finish()
 
 
+def check_particles(particles: int, model: Model) -> None:
+    """`VlaeError` if a model cannot code one of so many draws of each z, or no file says so many."""
+    if not 1 <= particles <= MAX_PARTICLES:
+        raise VlaeError(f"{particles} particles, expected 1..{MAX_PARTICLES}")
+    if particles > 1 and not (model.config.image_size and model.config.z_channels):
+        what = "has no z" if model.config.image_size else "is for photographs"
+        raise VlaeError(f"{particles} particles are draws of the z of binary images, and model {model.name} {what}")
+
+
 def archive_array(
     array: NDArray, model: Model, *, key: str = "", segment: int = SEGMENT, particles: int = 1, embed: bool = False,
     verify: bool = True, progress: Progress = no_progress,
@@ -120,7 +129,10 @@ def archive_array(
     ------
     UnsupportedImage
         If the array has another shape, dtype or, for a model for binary images, other values.
+    VlaeError
+        See `check_particles`.
     """
+    check_particles(particles, model)
     shape, dtype = array.shape, str(array.dtype)
     flat = flat_images(array)
     if model.config.image_size:
@@ -149,6 +161,7 @@ def archive_files(
     error of each.
     """
     chosen = FileOptions(named=False, **options)
+    check_particles(chosen.particles, model)
     check_names([name for name, _ in paths])
     if not paths:
         raise UnsupportedImage("no images to put into an archive")

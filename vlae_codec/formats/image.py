@@ -136,6 +136,7 @@ def restore(data: bytes, request: Request) -> str:
     """Write the image as a file, by default with the name and the format of its source."""
     if request.select:
         raise VlaeError("--select is for archives, and this is a file of one image")
+    request.refuse_draws("a file of one image without loss")
     begun = time.monotonic()
     output, encoded = _restored(data, request)
     files.write_bytes(output, encoded, request.force, request.kept)

@@ -61,6 +61,11 @@ class Request:
             raise VlaeError(f"{what} is not a single image: name an output with --output")
         return self.output
 
+    def refuse_draws(self, what: str) -> None:
+        """`VlaeError` if draws are asked for, where they would change nothing."""
+        if self.draws != Draws():
+            raise VlaeError(f"--mode, --samples and --seed are for lossy files, and this is {what}")
+
     def is_one_file(self, count: int) -> bool:
         """Whether so many images go into the output itself, not below it: one does, unless it is a folder."""
         assert self.output is not None

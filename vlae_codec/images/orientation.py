@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 #: Bits of an orientation: rows and columns change places, then rows, then columns are reversed.
 TRANSPOSED, ROWS_REVERSED, COLUMNS_REVERSED = 1, 2, 4
 ORIENTATIONS = 8
-#: Side of the squares, and most of them.
-SIDE, MOST = 64, 32
-#: Of so many squares one is looked at.
-SHARE = 16
+#: Side of the squares, and of how many that an image has room for one is looked at.
+SIDE, SHARE = 64, 16
+#: Fewest and most squares.
+FEWEST, MOST = 4, 32
 
 
 def turned(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -42,35 +42,33 @@ def _reversed(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def squares(image: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Views of squares spread evenly over an image; of a small one, the whole."""
+    """Views of squares spread evenly over an image, cut off where it is thinner than they are; a small one as it is."""
     height, width = image.shape[:2]
-    count = min(height * width // (SIDE * SIDE * SHARE), MOST)
-    if min(height, width) < 2 * SIDE or count < 1:
+    down, across = min(SIDE, height), min(SIDE, width)
+    count = height * width // (down * across * SHARE)
+    if not count:
         yield image
         return
-    # On a grid of about the image's shape, its places shifted from row to row.
-    rows = max(1, min(round((count * height / width) ** 0.5), count, height // SIDE))
-    columns = max(1, min(count // rows, width // SIDE))
+    count = min(max(count, FEWEST), MOST)
+    # As many in a column and in a row as suit the image's shape.
+    rows = min(max(round((count * height / width) ** 0.5), 1), count, -(-height // SIDE))
+    columns = min(count // rows, -(-width // SIDE))
     for i in range(rows):
         for j in range(columns):
-            y = (2 * i + 1) * (height - SIDE) // (2 * rows)
-            x = (2 * j + 1) * (width - SIDE) // (2 * columns)
-            yield image[y : y + SIDE, x : x + SIDE]
+            y = (2 * i + 1) * (height - down) // (2 * rows)
+            x = (2 * j + 1) * (width - across) // (2 * columns)
+            yield image[y : y + down, x : x + across]
 
 
-def shortest(
-    image: NDArray[np.uint8], length: Callable[[NDArray[np.uint8]], float], ways: tuple[int, ...] = (0, TRANSPOSED)
-) -> int:
-    """The orientation in which squares of an image take the fewest bits; the first of several.
+def shortest(image: NDArray[np.uint8], length: Callable[[NDArray[np.uint8]], int]) -> int:
+    """0, or `TRANSPOSED` where squares of an image are shorter that way.
 
     Parameters
     ----------
     image : array of uint8, shape (H, W, C)
     length : function
         The code length of an image.
-    ways : tuple of int
-        The orientations to choose from.
     """
     parts = list(squares(image))
-    lengths = [sum(length(turned(part, way)) for part in parts) for way in ways]
-    return ways[int(np.argmin(lengths))]
+    upright, aside = (sum(length(turned(part, way)) for part in parts) for way in (0, TRANSPOSED))
+    return TRANSPOSED if aside < upright else 0
