@@ -115,7 +115,8 @@ def made() -> dict[str, bytes]:
     for name in ("tiny-binary", "tiny-binary-vae", "tiny-binary-no-z"):
         loaded = registry.load_model(GOLDEN / f"{name}.safetensors", "cpu")
         files[f"{name}-array"] = archive_array(binary_images(7, 8), loaded, segment=4, embed=True)
-        files[f"{name}-short"] = archive_array(binary_images(19, 8), loaded, particles=2, key="a")
+        particles = 2 if loaded.config.z_channels else 1
+        files[f"{name}-short"] = archive_array(binary_images(19, 8), loaded, particles=particles, key="a")
     model = registry.load_model(GOLDEN / "tiny.safetensors", "cpu")
     binary = registry.load_model(GOLDEN / "tiny-binary.safetensors", "cpu")
     rgba = Image.fromarray(np.concatenate([picture("smooth", 9, 12), picture("flat", 9, 12)[..., :1]], 2), "RGBA")
