@@ -190,6 +190,11 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_interrupted_on_a_cluster_of_its_own(images: Path, tmp_path: Path) -> None:
+    # Pictures that take so long that not all are done between the look at the first and the interruption.
+    large = tmp_path / "large.png"
+    Image.fromarray(picture("smooth", 400, 400)).save(large)
+    for name in held(images):
+        shutil.copy(large, images / name)
     out = tmp_path / "out"
     process = begin("compress", images, "-o", f"{out}/", "-r", "-m", TINY, "--engine", "ray", "--address", "local")
     wait_until_begun(process, out, 1)
