@@ -141,7 +141,7 @@ def left_in(folder: Path) -> set[str]:
 FULL = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
 
 
-@pytest.mark.parametrize("room", [100, 1000])
+@pytest.mark.parametrize("room", [300, 1000])
 def test_a_disk_that_is_full(run: Commands, tmp_path: Path, source: Path, packed: Path, room: int) -> None:
     for arguments in (
         ("compress", source, "-o", tmp_path / "out.vlae"),

@@ -74,11 +74,12 @@ def begin(*arguments: object) -> subprocess.Popen:
 
 
 def wait_until_begun(process: subprocess.Popen, place: str | Path, least: int) -> int:
-    """Wait until some outputs are there, and give their number."""
+    """Wait until some outputs are there, whole, and give their number."""
     system, path = fsspec.url_to_fs(str(place))
     while process.poll() is None:
         system.invalidate_cache()
-        count = len(system.find(path)) if system.exists(path) else 0
+        names = system.find(path) if system.exists(path) else []
+        count = sum(name.endswith(".vlae") for name in names)
         if count >= least:
             return count
         time.sleep(0.05)
@@ -192,7 +193,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_interrupted_on_a_cluster_of_its_own(images: Path, tmp_path: Path) -> None:
     # Pictures that take so long that not all are done between the look at the first and the interruption.
     large = tmp_path / "large.png"
-    Image.fromarray(picture("smooth", 400, 400)).save(large)
+    Image.fromarray(picture("smooth", 160, 160)).save(large)
     for name in held(images):
         shutil.copy(large, images / name)
     out = tmp_path / "out"
