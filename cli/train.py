@@ -14,7 +14,7 @@ from .options import complete_path, gather, use_threads
 CONFIG = ("blocks", "channels", "z_channels", "z_hidden", "z_width")
 SCHEDULE = (
     "steps", "decay", "batch", "crop", "z_from", "free_bits", "kl_warmup", "word_dropout", "rate", "matrix_rate",
-    "seed", "distortion",
+    "seed", "distortion", "changed",
 )  # fmt: skip
 
 
@@ -59,7 +59,9 @@ class Parts:
 @click.option("--decay", type=int, help="Steps over which the rate falls to zero at the end.")
 @click.option("--batch", type=int, help="Crops or images per step.")
 @click.option("--crop", type=int, help="Side of a photograph's crop in pixels, a multiple of 16.")
-@click.option("--blocks", type=int, help="Residual blocks of the decoder.")
+@click.option("--changed", type=float, help="Times the usual shares of crops that are noised, recompressed and so on.")
+@click.option("--blocks", type=int,
+              help="Residual blocks of the decoder; with --start as many as it has, or more.")  # fmt: skip
 @click.option("--channels", type=int, help="Width of the decoder.")
 @click.option("--pointwise", is_flag=True, help="Only 1x1 layers after the decoder's first (NeLLoC).")
 @click.option("--z-channels", type=int, help="Channels of z; 0 for a decoder alone.")
@@ -99,7 +101,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
     from vlae_codec.models.training.loop import Report, Trainer
     from vlae_codec.models.training.presets import PRESETS, preset
     from vlae_codec.models.training.processes import joined
-    from vlae_codec.models.training.start import to_floats, with_decoder
+    from vlae_codec.models.training.start import to_floats, with_blocks, with_decoder
     from vlae_codec.models.vlae import VLAE
 
     from vlae_codec.errors import UnknownModel
@@ -127,6 +129,7 @@ def train(preset_name: str, sources: tuple[Path, ...], run: Run, parts: Parts, *
     if run.start:
         begin = Path(run.start) if run.start.endswith(".pt") else to_floats(load_model(run.start, "cpu").coder.model)
     if isinstance(begin, VLAE):
+        begin = with_blocks(begin, given.get("blocks", 0))
         config = begin.config
         if config.image_size != chosen.config.image_size:
             kind = "binary images: give --config vlae" if config.image_size else "photographs: give --config photo"

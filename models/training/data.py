@@ -82,16 +82,21 @@ def bin_edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class CropStream(IterableDataset[Crops]):
     """Batches of random crops; batch number i is the same for the same seed, wherever the stream begins.
 
-    ``share`` are the numbers of the crops of each batch that are made.
+    ``share`` are the numbers of the crops of each batch that are made. ``changed`` multiplies the shares of crops that
+    are changed in any way but flips.
     """
 
-    def __init__(self, pictures: list[np.ndarray], crop: int, share: range, seed: int, first: int, last: int) -> None:
+    def __init__(
+        self, pictures: list[np.ndarray], crop: int, share: range, seed: int, first: int, last: int,
+        changed: float = 1.0,
+    ) -> None:  # fmt: skip
         self.pictures = pictures
         self.crop = crop
         self.share = share
         self.seed = seed
         self.first = first
         self.last = last
+        self.changed = changed
 
     def __iter__(self) -> Iterator[Crops]:
         for index in range(self.first, self.last):
@@ -110,9 +115,9 @@ class CropStream(IterableDataset[Crops]):
             crop = crop[:, ::-1]
         if rng.random() < 0.5:
             crop = crop.transpose(1, 0, 2)
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 * self.changed:
             crop = crop[..., rng.permutation(3)]
-        kind = rng.random()
+        kind = rng.random() / self.changed if self.changed else 1.0
         channels = 3
         if kind < 0.10:
             crop = recompress(crop, int(rng.integers(60, 99)))
@@ -137,7 +142,7 @@ class CropStream(IterableDataset[Crops]):
         """A crop at its own resolution, or rescaled by a factor between 0.5 and 2."""
         picture = self.pictures[rng.integers(len(self.pictures))]
         height, width = picture.shape[:2]
-        factor = float(2.0 ** rng.uniform(-1.0, 1.0)) if rng.random() < 0.3 else 1.0
+        factor = float(2.0 ** rng.uniform(-1.0, 1.0)) if rng.random() < 0.3 * self.changed else 1.0
         size = min(int(np.ceil(self.crop / factor)), height, width)
         top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
         part = picture[top : top + size, left : left + size]

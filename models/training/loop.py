@@ -55,6 +55,7 @@ class Schedule:
     bits per pixel. With ``z_alone`` that and the KL are the whole objective, and the decoder, which takes most of the
     time, is left as it is; ``rounded`` then trains z for lossy codes of all `SPACINGS` in place of bits-back, where
     ``distortion`` is that of the middle one. ``freeze_z`` trains only the decoder and what it sees of the synthesis.
+    ``changed`` multiplies the shares of crops that are noised, recompressed and so on, see `data.CropStream`.
     """
 
     steps: int = 20000
@@ -78,10 +79,11 @@ class Schedule:
     z_alone: bool = False
     freeze_z: bool = False
     rounded: bool = False
+    changed: float = 1.0
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("warmup", "decay", "seed", "z_from", "kl_warmup"), (0, 1 << 40))
-        shares = dict.fromkeys(("z_dropout", "average", "word_dropout"), (0, 1))
+        shares = dict.fromkeys(("z_dropout", "average", "word_dropout", "changed"), (0, 1))
         rates = dict.fromkeys(("rate", "matrix_rate", "free_bits", "distortion"), (0, 1000))
         limits = {"steps": (1, 1 << 40), "batch": (1, 1 << 20), "crop": (1, 1 << 14), **counts, **shares, **rates}
         for name, (low, high) in limits.items():
@@ -355,7 +357,8 @@ class Trainer:
             share = slice(number, None, count)
             return binary_batches(images, schedule.batch, schedule.seed, self.step, last, share)
         pictures, numbers = load_pictures(sources, schedule.crop), range(number, schedule.batch, count)
-        return crop_loader(CropStream(pictures, schedule.crop, numbers, schedule.seed, self.step, last))
+        stream = CropStream(pictures, schedule.crop, numbers, schedule.seed, self.step, last, schedule.changed)
+        return crop_loader(stream)
 
     def _loss(self, batch: Crops | Tensor) -> tuple[Tensor, float, float, float]:
         if isinstance(batch, Crops):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -95,6 +97,15 @@ def with_decoder(model: VLAE, other: VLAE) -> VLAE:
         for name in FOR_DECODER:
             model.features.get_parameter(name).zero_()
     return model
+
+
+def with_blocks(model: VLAE, blocks: int) -> VLAE:
+    """A model of at least so many blocks: those that are new come last and change nothing as yet."""
+    if blocks <= model.config.blocks:
+        return model
+    deeper = VLAE(dataclasses.replace(model.config, blocks=blocks))
+    deeper.load_state_dict(deeper.state_dict() | model.state_dict())
+    return deeper
 
 
 def _ranges(config: VLAEConfig) -> dict[str, NDArray[np.float64]]:

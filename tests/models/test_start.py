@@ -15,7 +15,7 @@ from vlae_codec.models.plan import prior_masks
 from vlae_codec.models.training.evaluate import picture_elbo
 from vlae_codec.models.training.export import load_average, measure_binary_ranges, measure_ranges, to_integers
 from vlae_codec.models.training.loop import FOR_DECODER
-from vlae_codec.models.training.start import to_floats, with_decoder
+from vlae_codec.models.training.start import to_floats, with_blocks, with_decoder
 from vlae_codec.models.vlae import VLAE
 
 import vlae_codec
@@ -64,6 +64,17 @@ def test_a_decoder_of_another_model_begins_as_it_was_and_sees_no_z() -> None:
     assert after == pytest.approx(alone, rel=1e-6)
     # The KL is of a draw of z.
     assert same_cost == pytest.approx(cost, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["tiny-no-z", "tiny-pointwise"])
+def test_more_blocks_change_nothing_until_they_are_trained(name: str) -> None:
+    model = to_floats(tiny(name))
+    deeper = with_blocks(model, model.config.blocks + 2)
+    assert deeper.config == dataclasses.replace(model.config, blocks=model.config.blocks + 2)
+    x = torch.from_numpy(picture("smooth", 40, 40).transpose(2, 0, 1)[None].copy()).float()
+    with torch.no_grad():
+        assert torch.equal(model.decoder(x, x, None), deeper.decoder(x, x, None))
+    assert with_blocks(model, 0) is model
 
 
 def test_a_decoder_of_another_shape_or_for_no_z_is_refused() -> None:

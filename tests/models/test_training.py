@@ -240,6 +240,20 @@ def test_batches_depend_on_seed_and_number_alone(folder: Path) -> None:
     assert not torch.equal(other[0].x, later[0].x)
 
 
+def test_crops_that_are_not_changed_are_parts_of_pictures(folder: Path) -> None:
+    def turned(x: np.ndarray) -> set[bytes]:
+        ways = (x, x[:, ::-1], x.transpose(1, 0, 2), x.transpose(1, 0, 2)[:, ::-1])
+        return {np.ascontiguousarray(way).tobytes() for way in ways}
+
+    pictures = load_pictures([folder], 32)
+    views = [np.lib.stride_tricks.sliding_window_view(each, (32, 32, 3))[:, :, 0] for each in pictures]
+    parts = {part.tobytes() for view in views for row in view for part in row}
+    batches = [next(iter(CropStream(pictures, 32, range(16), 7, 0, 1, changed))) for changed in (0.0, 1.0)]
+    same = [sum(bool(turned(x.numpy().transpose(1, 2, 0)) & parts) for x in batch.x) for batch in batches]
+    assert same[0] == 16
+    assert 0 < same[1] < 16
+
+
 def test_stretched_crops_only_hold_the_values_they_name() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
