@@ -7,152 +7,211 @@ once, and what comes out is rounded to bfloat16 once; nothing but the layer's in
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: Times a rectified value of bfloat16 that is not zero, this is above one.
-_HUGE = np.float32(1e30)
-_ONE = np.float32(1.0)
-_ZERO = np.float32(0.0)
+#: Channels that the loops take at once.
+LANES = 16
+
+_I64, _FLOATS = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+_WORDS, _HALVES = ir.VectorType(ir.IntType(32), LANES), ir.VectorType(ir.IntType(16), LANES)
+_ZEROS = _FLOATS([0.0] * LANES)
+#: Sums in any order, and fused with products.
+_FREE = ("fast",)
 
 
-@njit(cache=True, inline="always")
-def _widen(half):
-    """The float32 of a bfloat16's 16 bits."""
-    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
+class _Rows(NamedTuple):
+    """`LANES` channels of an array: where they begin, how many rows there are, and how far apart."""
+
+    data: Any
+    count: Any
+    step: Any
 
 
-@njit(cache=True, inline="always")
-def _narrow(value):
-    """The 16 bits of a float32, rounded to the nearest bfloat16, to an even one of two."""
-    bits = np.uint32(np.float32(value).view(np.uint32))
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+def _pointer(builder: Any, rows: _Rows, row: Any) -> Any:
+    return builder.gep(rows.data, [builder.mul(row, rows.step)])
 
 
-@njit(cache=True, fastmath=True)
-def _rectified(row, out):
-    """A row's inputs (W, C) from column 2 on."""
-    for x in range(row.shape[0]):
-        for c in range(row.shape[1]):
-            out[x + 2, c] = max(_widen(row[x, c]), _ZERO)
+def _loads(builder: Any, rows: _Rows, first: Any, count: int = 1) -> list[Any]:
+    """Vectors of `LANES` channels, from so many rows on."""
+    pointers = (_pointer(builder, rows, builder.add(first, _I64(k))) for k in range(count))
+    return [builder.load(builder.bitcast(each, _FLOATS.as_pointer()), align=4) for each in pointers]
 
 
-@njit(cache=True, fastmath=True)
-def _passed(gradient, outputs, out):
-    """A row's gradient (W, C) where the rectified outputs are above zero, from column 2 on."""
-    for x in range(gradient.shape[0]):
-        for c in range(gradient.shape[1]):
-            out[x + 2, c] = _widen(gradient[x, c]) * min(_widen(outputs[x, c]) * _HUGE, _ONE)
+def _widened(builder: Any, rows: _Rows, row: Any) -> Any:
+    """A vector of bfloat16 as floats."""
+    half = builder.load(builder.bitcast(_pointer(builder, rows, row), _HALVES.as_pointer()), align=2)
+    return builder.bitcast(builder.shl(builder.zext(half, _WORDS), _WORDS([16] * LANES)), _FLOATS)
 
 
-@njit(cache=True, fastmath=True)
-def _gain(sums, left, right):
-    for c in range(len(sums)):
-        sums[c] += left[c] * right[c]
+def _above_zero(builder: Any, where: Any, value: Any) -> Any:
+    """A value where another one is above zero, else zero."""
+    return builder.select(builder.fcmp_ordered(">", where, _ZEROS), value, _ZEROS)
 
 
-@njit(cache=True, fastmath=True)
-def _gain4(sums, left, right):
-    for c in range(len(sums)):
-        sums[c] += (
-            left[0, c] * right[0, c] + left[1, c] * right[1, c] + left[2, c] * right[2, c] + left[3, c] * right[3, c]
-        )
+def _store(builder: Any, value: Any, rows: _Rows, row: Any) -> None:
+    builder.store(value, builder.bitcast(_pointer(builder, rows, row), value.type.as_pointer()), align=2)
 
 
-@njit(cache=True, fastmath=True)
-def _gain_weights(sums, gradient, first, second, third):
-    """Add a row's share of the weights' gradient (13, C); the inputs' rows from the highest down, padded."""
-    width = gradient.shape[0] - 4
-    for x in range(0, width - 3, 4):
-        left = gradient[x + 2 : x + 6]
-        for k in range(5):
-            _gain4(sums[k], left, first[x + k : x + k + 4])
-            _gain4(sums[5 + k], left, second[x + k : x + k + 4])
-        for k in range(3):
-            _gain4(sums[10 + k], left, third[x + k : x + k + 4])
-    for x in range(width - width % 4, width):
-        for k in range(5):
-            _gain(sums[k], gradient[x + 2], first[x + k])
-            _gain(sums[5 + k], gradient[x + 2], second[x + k])
-        for k in range(3):
-            _gain(sums[10 + k], gradient[x + 2], third[x + k])
+def _window(builder: Any, first: _Rows, second: _Rows, third: _Rows, x: Any) -> list[Any]:
+    """The places that the layer sees of three rows of the picture, the first of them at column x of the padded rows."""
+    return _loads(builder, first, x, 5) + _loads(builder, second, x, 5) + _loads(builder, third, x, 3)
 
 
-@njit(cache=True, fastmath=True)
-def _gain_bias(sums, gradient):
-    for x in range(2, gradient.shape[0] - 2):
-        for c in range(len(sums)):
-            sums[c] += gradient[x, c]
+def _products(builder: Any, weights: list[Any], values: list[Any], start: Any) -> Any:
+    """``start`` and the products, in three sums that do not wait for each other."""
+    sums = [start, None, None]
+    for k, (weight, value) in enumerate(zip(weights, values, strict=True)):
+        product = builder.fmul(weight, value, flags=_FREE)
+        sums[k % 3] = product if sums[k % 3] is None else builder.fadd(sums[k % 3], product, flags=_FREE)
+    return builder.fadd(builder.fadd(sums[0], sums[1], flags=_FREE), sums[2], flags=_FREE)
 
 
-@njit(cache=True, fastmath=True)
-def _forward_row(weights, bias, first, second, third, out):
-    for x in range(out.shape[0]):
-        for c in range(out.shape[1]):
-            total = (
-                bias[c]
-                + weights[0, c] * first[x, c] + weights[1, c] * first[x + 1, c] + weights[2, c] * first[x + 2, c]
-                + weights[3, c] * first[x + 3, c] + weights[4, c] * first[x + 4, c]
-                + weights[5, c] * second[x, c] + weights[6, c] * second[x + 1, c] + weights[7, c] * second[x + 2, c]
-                + weights[8, c] * second[x + 3, c] + weights[9, c] * second[x + 4, c]
-                + weights[10, c] * third[x, c] + weights[11, c] * third[x + 1, c] + weights[12, c] * third[x + 2, c]
-            )  # fmt: skip
-            out[x, c] = _narrow(max(total, _ZERO))
+def _narrowed(builder: Any, value: Any) -> Any:
+    """The nearest bfloat16, an even one of two."""
+    bits = builder.bitcast(value, _WORDS)
+    odd = builder.and_(builder.lshr(bits, _WORDS([16] * LANES)), _WORDS([1] * LANES))
+    rounded = builder.add(builder.add(bits, odd), _WORDS([0x7FFF] * LANES))
+    return builder.trunc(builder.lshr(rounded, _WORDS([16] * LANES)), _HALVES)
 
 
-@njit(cache=True, fastmath=True)
-def _backward_row(weights, first, second, third, inputs, out):
-    """The inputs' gradient in a row, from the outputs' in it (``first``) and in the two rows below."""
-    for x in range(out.shape[0]):
-        for c in range(out.shape[1]):
-            total = (
-                weights[0, c] * third[x + 4, c] + weights[1, c] * third[x + 3, c] + weights[2, c] * third[x + 2, c]
-                + weights[3, c] * third[x + 1, c] + weights[4, c] * third[x, c]
-                + weights[5, c] * second[x + 4, c] + weights[6, c] * second[x + 3, c] + weights[7, c] * second[x + 2, c]
-                + weights[8, c] * second[x + 1, c] + weights[9, c] * second[x, c]
-                + weights[10, c] * first[x + 4, c] + weights[11, c] * first[x + 3, c] + weights[12, c] * first[x + 2, c]
-            )  # fmt: skip
-            out[x, c] = _narrow(total * min(inputs[x + 2, c] * _HUGE, _ONE))
+def _vectors(code: Callable[..., None]) -> Callable[..., Any]:
+    """A function of compiled loops over a tuple of arrays (rows, C) or (C / LANES, rows, LANES).
+
+    ``code(builder, *rows)`` makes the instructions for `LANES` channels. LLVM would do as well by itself if it knew
+    that the arrays are apart; there is no way to tell it.
+    """
+
+    @intrinsic
+    def made(typing: Any, arrays: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds, values = signature.args[0], cgutils.unpack_tuple(builder, args[0])
+            given = [
+                context.make_array(kind)(context, builder, value) for kind, value in zip(kinds, values, strict=True)
+            ]
+            shapes = [cgutils.unpack_tuple(builder, array.shape) for array in given]
+            # The first array is of blocks.
+            with cgutils.for_range(builder, shapes[0][0]) as loop:
+                rows = []
+                for array, shape in zip(given, shapes, strict=True):
+                    blocked = len(shape) == 3
+                    size = builder.mul(shape[1], shape[2]) if blocked else _I64(LANES)
+                    start = builder.gep(array.data, [builder.mul(loop.index, size)])
+                    rows.append(_Rows(start, shape[-2], _I64(LANES) if blocked else shape[1]))
+                code(builder, *rows)
+            return context.get_dummy_value()
+
+        return types.void(arrays), generate
+
+    return made
+
+
+@_vectors
+def _rectify(builder: Any, out: _Rows, row: _Rows) -> None:
+    """A row's inputs, or zero where they are below, from column 2 on."""
+    with cgutils.for_range(builder, row.count) as loop:
+        value = _widened(builder, row, loop.index)
+        _store(builder, _above_zero(builder, value, value), out, builder.add(loop.index, _I64(2)))
+
+
+@_vectors
+def _pass(builder: Any, out: _Rows, gradient: _Rows, outputs: _Rows) -> None:
+    """A row's gradient where the rectified outputs are above zero, from column 2 on."""
+    with cgutils.for_range(builder, gradient.count) as loop:
+        value = _widened(builder, gradient, loop.index)
+        value = _above_zero(builder, _widened(builder, outputs, loop.index), value)
+        _store(builder, value, out, builder.add(loop.index, _I64(2)))
+
+
+@_vectors
+def _forward_row(
+    builder: Any, weights: _Rows, bias: _Rows, first: _Rows, second: _Rows, third: _Rows, out: _Rows
+) -> None:
+    """The layer's outputs in a row."""
+    kept, (start,) = _loads(builder, weights, _I64(0), 13), _loads(builder, bias, _I64(0))
+    with cgutils.for_range(builder, out.count) as loop:
+        total = _products(builder, kept, _window(builder, first, second, third, loop.index), start)
+        _store(builder, _narrowed(builder, _above_zero(builder, total, total)), out, loop.index)
+
+
+@_vectors
+def _backward_row(
+    builder: Any, weights: _Rows, first: _Rows, second: _Rows, third: _Rows, inputs: _Rows, out: _Rows
+) -> None:
+    """The inputs' gradient in a row, from the outputs' in the second row below it, in the next one and in it."""
+    kept = _loads(builder, weights, _I64(0), 13)
+    # The window turned about: what the layer sees to the left and above, sees it to the right and below.
+    order = [*kept[4::-1], *kept[9:4:-1], *kept[12:9:-1]]
+    with cgutils.for_range(builder, out.count) as loop:
+        right = builder.add(loop.index, _I64(2))
+        values = _loads(builder, first, loop.index, 5) + _loads(builder, second, loop.index, 5)
+        values += _loads(builder, third, right, 3)
+        total = _products(builder, order, values, _ZEROS)
+        (own,) = _loads(builder, inputs, right)
+        _store(builder, _narrowed(builder, _above_zero(builder, own, total)), out, loop.index)
+
+
+@_vectors
+def _gain(builder: Any, sums: _Rows, gradient: _Rows, first: _Rows, second: _Rows, third: _Rows) -> None:
+    """Add a row's share of the gradients by the 13 weights and, in the last row of the sums, by the bias."""
+    kept = [cgutils.alloca_once_value(builder, each) for each in _loads(builder, sums, _I64(0), 14)]
+    with cgutils.for_range(builder, builder.sub(gradient.count, _I64(4))) as loop:
+        (own,) = _loads(builder, gradient, builder.add(loop.index, _I64(2)))
+        values = _window(builder, first, second, third, loop.index)
+        for place, value in zip(kept, [builder.fmul(own, each, flags=_FREE) for each in values] + [own], strict=True):
+            builder.store(builder.fadd(builder.load(place), value, flags=_FREE), place)
+    for k, place in enumerate(kept):
+        _store(builder, builder.load(place), sums, _I64(k))
+
+
+@njit(cache=True)
+def _padded_rows(channels, width):
+    """Room for three rows, zeros, that begins with a line of the cache, so that no vector lies in two."""
+    room = np.zeros(3 * channels * (width + 4) + LANES, np.float32)
+    first = (-room.ctypes.data // 4) % LANES
+    return room[first : len(room) - LANES + first].reshape(3, channels // LANES, width + 4, LANES)
 
 
 @njit(cache=True, parallel=True)
 def _forward(inputs, weights, bias, out):
-    """The layer of pictures (N, H, W, C) in the 16 bits of bfloat16; weights (13, C)."""
+    """The layer of pictures (N, H, W, C) in the 16 bits of bfloat16; weights (C / LANES, 13, LANES)."""
     n, height, width, channels = inputs.shape
     for i in prange(n):
-        rows = np.zeros((3, width + 4, channels), np.float32)
+        rows = _padded_rows(channels, width)
         for y in range(height):
-            _rectified(inputs[i, y], rows[y % 3])
-            _forward_row(weights, bias, rows[(y + 1) % 3], rows[(y + 2) % 3], rows[y % 3], out[i, y])
+            _rectify((rows[y % 3], inputs[i, y]))
+            _forward_row((weights, bias, rows[(y + 1) % 3], rows[(y + 2) % 3], rows[y % 3], out[i, y]))
 
 
 @njit(cache=True, parallel=True)
-def _backward(gradient, outputs, inputs, weights, inputs_gradient, weights_gradient, bias_gradient):
-    """Gradients from that of the outputs; those of weights and bias are summed up by picture."""
+def _backward(gradient, outputs, inputs, weights, inputs_gradient, sums):
+    """The inputs' gradient, and those of weights and bias summed up by picture (N, C / LANES, 14, LANES)."""
     n, height, width, channels = inputs.shape
     for i in prange(n):
-        rows = np.zeros((3, width + 4, channels), np.float32)
-        below = np.zeros((3, width + 4, channels), np.float32)
+        rows = _padded_rows(channels, width)
+        below = _padded_rows(channels, width)
         # From the bottom up: row y of the inputs completes the window of row y + 2 of the outputs.
         for y in range(height - 1, -3, -1):
             if y >= 0:
-                _rectified(inputs[i, y], rows[y % 3])
+                _rectify((rows[y % 3], inputs[i, y]))
             else:
                 rows[y % 3] = 0
             own = y + 2
             if own < height:
                 here = below[own % 3]
-                _passed(gradient[i, own], outputs[i, own], here)
-                _gain_bias(bias_gradient[i], here)
-                _gain_weights(weights_gradient[i], here, rows[y % 3], rows[(y + 1) % 3], rows[own % 3])
-                _backward_row(
-                    weights, here, below[(own + 1) % 3], below[(own + 2) % 3], rows[own % 3], inputs_gradient[i, own]
-                )  # fmt: skip
+                _pass((here, gradient[i, own], outputs[i, own]))
+                _gain((sums[i], here, rows[y % 3], rows[(y + 1) % 3], rows[own % 3]))
+                later = (below[(own + 2) % 3], below[(own + 1) % 3], here)
+                _backward_row((weights, *later, rows[own % 3], inputs_gradient[i, own]))
 
 
 def _bits(tensor: Tensor) -> NDArray[np.uint16]:
@@ -169,7 +228,7 @@ class RectifiedDepthwise(torch.autograd.Function):
 
     Parameters
     ----------
-    p : Tensor of bfloat16, shape (N, C, H, W), on a CPU
+    p : Tensor of bfloat16, shape (N, C, H, W), on a CPU; C a multiple of `LANES`
     weights : Tensor of float32, shape (C, 13)
     bias : Tensor of float32, shape (C,)
 
@@ -182,7 +241,7 @@ class RectifiedDepthwise(torch.autograd.Function):
     def forward(ctx: Any, p: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
         """Every row in float32, rounded at the end."""
         out = _empty(p)
-        _forward(_bits(p), _by_place(weights), bias.detach().numpy(), _bits(out))
+        _forward(_bits(p), _blocks(weights), _blocks(bias[:, None]), _bits(out))
         ctx.save_for_backward(p, weights, out)
         return out
 
@@ -191,11 +250,13 @@ class RectifiedDepthwise(torch.autograd.Function):
         """The gradients of all three."""
         p, weights, out = ctx.saved_tensors
         n, channels = p.shape[:2]
-        found = _empty(p)
-        by_place, by_bias = np.zeros((n, weights.shape[1], channels), np.float32), np.zeros((n, channels), np.float32)
-        _backward(_bits(gradients[0]), _bits(out), _bits(p), _by_place(weights), _bits(found), by_place, by_bias)
-        return found, torch.from_numpy(by_place.sum(0).T), torch.from_numpy(by_bias.sum(0))
+        found, sums = _empty(p), np.zeros((n, channels // LANES, 14, LANES), np.float32)
+        _backward(_bits(gradients[0]), _bits(out), _bits(p), _blocks(weights), _bits(found), sums)
+        total = torch.from_numpy(sums.sum(0).swapaxes(1, 2).reshape(channels, 14))
+        return found, total[:, :13], total[:, 13]
 
 
-def _by_place(weights: Tensor) -> NDArray[np.float32]:
-    return weights.detach().t().contiguous().numpy()
+def _blocks(weights: Tensor) -> NDArray[np.float32]:
+    """Weights (C, K) as (C / LANES, K, LANES)."""
+    channels, places = weights.shape
+    return weights.detach().view(channels // LANES, LANES, places).transpose(1, 2).contiguous().numpy()

@@ -16,9 +16,9 @@ def layer_of_torch(p: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], layout: torch.memory_format) -> None:
     torch.manual_seed(size[0])
-    p = torch.randn(3, 8, *size).to(torch.bfloat16).contiguous(memory_format=layout)
-    leaves = [p, 0.3 * torch.randn(8, 13), 0.3 * torch.randn(8)]
-    gradient = torch.randn(3, 8, *size).to(torch.bfloat16)
+    p = torch.randn(3, 48, *size).to(torch.bfloat16).contiguous(memory_format=layout)
+    leaves = [p, 0.3 * torch.randn(48, 13), 0.3 * torch.randn(48)]
+    gradient = torch.randn(3, 48, *size).to(torch.bfloat16)
     mine = [leaf.clone().requires_grad_() for leaf in leaves]
     out = RectifiedDepthwise.apply(*mine)
     out.backward(gradient)
