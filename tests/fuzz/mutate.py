@@ -151,6 +151,7 @@ def made() -> dict[str, bytes]:
     files["packed"] = container.write_stored(Reason.FORMAT, "a.gif", fallback.saved(larger.quantize(9), "BMP"))
     small = Image.fromarray(picture("smooth", 20, 24))
     files["small"] = vlae_file(small, StageKind.BITS_BACK, model)
+    files["turned"] = vlae_file(Image.fromarray(picture("smooth", 14, 19)), StageKind.WITHOUT_Z, model, orientation=5)
     files["small-gaps"] = vlae_file(Image.fromarray(picture("gaps", 9, 12)), StageKind.PLAIN_Z, model)
     writer = ArchiveWriter(Source(), model, embed=True)
     for name, data in (("a.png", vlae_file(small, StageKind.BITS_BACK, model)), ("b/c.png", files["webp"])):
