@@ -125,9 +125,10 @@ class VLAEConfig:
                 f"model configuration: z_hidden is {self.z_hidden} and z_channels {self.z_channels}, expected "
                 f"multiples of the {groups} groups of z"
             )
-        if self.depthwise and (self.image_size or not self.spatial or self.window_right < 2):
+        if self.depthwise and (self.image_size or not self.spatial or self.window_right < 2 or not self.blocks):
             raise UnknownModel(
-                "model configuration: depthwise blocks are for photographs, spatial, with window_right of at least 2"
+                "model configuration: depthwise blocks are for photographs, spatial, with window_right of at least 2, "
+                "and one at least"
             )
 
     @property

@@ -94,8 +94,12 @@ def test_a_model_that_is_not_what_its_configuration_says_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"channels": 0}, {"blocks": "6"}, {"window_right": 9}, {"odd": 1}, [], {"z_hidden": 9, "z_channels": 2}]
-)
+    "values",
+    [
+        {"channels": 0}, {"blocks": "6"}, {"window_right": 9}, {"odd": 1}, [], {"z_hidden": 9, "z_channels": 2},
+        {"blocks": 0, "depthwise": True},
+    ],
+)  # fmt: skip
 def test_impossible_configurations_are_refused(values: object) -> None:
     with pytest.raises(UnknownModel, match="model configuration"):
         VLAEConfig.from_json(json.dumps(values))
