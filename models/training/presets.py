@@ -36,7 +36,7 @@ def _vlae(about: str, schedule: dict[str, Any] | None = None, **config: Any) -> 
 
 
 def _window(reach: int, **config: Any) -> dict[str, Any]:
-    """A decoder of 1x1 layers whose window reaches so far up, left and right."""
+    """A decoder whose window reaches so far up, left and right; of 1x1 layers behind it unless said otherwise."""
     return {"window_rows": reach, "window_left": reach, "window_right": reach, "spatial": False, **config}
 
 
@@ -59,7 +59,10 @@ PRESETS = {
     "window-1": _vlae("AF prior, decoder that sees 1 pixel up, left and right", **_window(1)),
     "window-2": _vlae("AF prior, decoder that sees 2 pixels up, left and right", **_window(2)),
     "window-4": _vlae("AF prior, decoder that sees 4 pixels up, left and right", **_window(4)),
-    "full-window": _vlae("AF prior, decoder that sees all pixels before its own: z collapses", **_window(28)),
+    "full-window": _vlae("AF prior, decoder that sees all pixels before its own", **_window(28)),
+    "full-vlae": _vlae(
+        "AF prior, VLAE's decoder with all pixels before its own in its window", **_window(28, spatial=True)
+    ),
     "pixelcnn": _vlae("unconditional PixelCNN: no z", z_channels=0),
     "plain": _vlae("VLAE trained on the ELBO alone, without KL annealing", {"kl_warmup": 0}),
     "free-bits": _vlae("VLAE with hard free bits in place of KL annealing", {"free_bits": 0.05, "kl_warmup": 0}),
