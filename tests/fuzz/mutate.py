@@ -495,7 +495,7 @@ def mutant(subject: Subject, rng: random.Random, others: list[Subject]) -> tuple
     repair = rng.random() < 0.6
     if subject.kind == "model" and rng.random() < 0.6:
         return _tensors(data, rng), True
-    if subject.kind == "archive" and rng.random() < 0.4:
+    if subject.kind == "archive" and data[9:10] != bytes([FileKind.SHORT_ARCHIVE]) and rng.random() < 0.4:
         parts = sections(data)[:-1]
         at = rng.randrange(len(parts))
         tag, body = parts[at]
