@@ -34,6 +34,8 @@ SCALE_MIN = 2.0**-126
 SCALE_MAX = 2.0**16
 #: Weights are stored in 16 bits.
 WEIGHT_MAX = (1 << 15) - 1
+#: How the names of tensors with ranges end.
+_RANGE = ".range"
 #: Version of the model file's layout.
 MODEL_VERSION = 1
 
@@ -81,6 +83,9 @@ class IntegerModel:
     ----------
     config : VLAEConfig
     layers : dict of str to IntegerLayer
+    ranges : dict of str to array, optional
+        Largest activation of each channel of the float model, by the layer that it goes into, in float16.
+        Coding needs none: they tell training, which goes on from here, what the integers do not.
 
     Raises
     ------
@@ -90,9 +95,12 @@ class IntegerModel:
         If layers are missing or have other shapes than the configuration says.
     """
 
-    def __init__(self, config: VLAEConfig, layers: dict[str, IntegerLayer]) -> None:
+    def __init__(
+        self, config: VLAEConfig, layers: dict[str, IntegerLayer], ranges: dict[str, NDArray[np.float16]] | None = None
+    ) -> None:
         self.config = config
         self.layers = layers
+        self.ranges = ranges or {}
         expected = plan.layers(config)
         if set(expected) != set(layers):
             wrong = sorted(set(expected) ^ set(layers))
@@ -126,6 +134,7 @@ class IntegerModel:
             tensors[f"{name}.weight"] = layer.weight
             tensors[f"{name}.bias"] = layer.bias
             tensors[f"{name}.scale"] = layer.scale
+        tensors |= {f"{name}{_RANGE}": each for name, each in self.ranges.items()}
         header = {
             KEY: json.dumps({"version": MODEL_VERSION, "config": json.loads(self.config.to_json())}, sort_keys=True)
         }
@@ -153,4 +162,5 @@ class IntegerModel:
                     "expected int16, int32, float32"
                 )
             layers[name] = IntegerLayer(weight, bias, scale, low, high)
-        return cls(config, layers)
+        ranges = {name.removesuffix(_RANGE): each for name, each in tensors.items() if name.endswith(_RANGE)}
+        return cls(config, layers, ranges)

@@ -29,6 +29,8 @@ CALIBRATION_IMAGES = 4000
 #: Least range of a channel, as a share of the largest of its layer: the first that needs no scale above `SCALE_MAX`. In
 #: a channel that is almost always far below zero, a fine step of what it hardly ever gives would need one.
 LEAST = (1e-3, 1e-2, 1e-1)
+#: The ranges that a model file keeps lie between.
+RANGES = (1e-4, 6e4)
 
 
 def load_average(path: Path) -> tuple[VLAE, dict]:
@@ -118,7 +120,9 @@ def to_integers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> IntegerM
             f"a model with posterior {model.config.posterior} cannot be coded with, expected diagonal: z would "
             "have to be drawn on its grid under a density that a flow gives for real numbers only"
         )
-    return IntegerModel(model.config, _export_layers(model, ranges))
+    layers, least = _export_layers(model, ranges)
+    kept = {name: np.clip(_no_less(largest, least), *RANGES).astype(np.float16) for name, largest in ranges.items()}
+    return IntegerModel(model.config, layers, kept)
 
 
 def measure_binary_ranges(model: VLAE, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
@@ -152,12 +156,19 @@ def measure_ranges(model: VLAE, pictures: list[NDArray[np.uint8]]) -> dict[str, 
     return ranges
 
 
-def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> dict[str, IntegerLayer]:
+def _export_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]]) -> tuple[dict[str, IntegerLayer], float]:
+    """The layers, and which of `LEAST` they were made with."""
     for least in LEAST:
         layers = {name: quantize(*floats) for name, floats in float_layers(model, ranges, least).items()}
         if all((layer.scale <= SCALE_MAX).all() for layer in layers.values()):
             break
-    return layers
+    return layers, least
+
+
+def _no_less(largest: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Ranges of a layer's channels, small ones as large as `LEAST` says."""
+    # Where training has silenced a whole layer, any will do.
+    return np.maximum(largest, least * (float(largest.max()) or 1.0))
 
 
 class FloatLayer(NamedTuple):
@@ -182,9 +193,7 @@ def float_layers(model: VLAE, ranges: dict[str, NDArray[np.float64]], least: flo
 
     def unit(name: str) -> NDArray[np.float64]:
         """Worth of one step of each input channel; a channel that is always small still gets a sane one."""
-        largest = ranges[name]
-        # Where training has silenced a whole layer, any unit will do.
-        return np.maximum(largest, least * (float(largest.max()) or 1.0)) / shapes[name].high
+        return _no_less(ranges[name], least) / shapes[name].high
 
     def add(
         name: str,

@@ -16,8 +16,8 @@ from vlae_codec.errors import UnknownModel
 from .export import FloatLayer, float_layers, measure_binary_ranges, measure_ranges
 from .loop import FOR_DECODER
 
-#: Largest activation of every channel in the float model. The integers do not tell what it was before they were made,
-#: and any would give the same function; in trained models it is 2 to 6 for most.
+#: Largest activation of every channel in the float model, where the file does not say what it was: any would give the
+#: same function, but not the same steps of training. In trained decoders it is 2 to 6 for most.
 RANGE = 4.0
 
 
@@ -30,10 +30,10 @@ def to_floats(integers: IntegerModel) -> VLAE:
     Raises
     ------
     UnknownModel
-        If no parameters give these layers.
+        If no parameters give these layers, or the ranges are not those of this configuration.
     """
     model = VLAE(integers.config).double()
-    ranges = _ranges(integers.config)
+    ranges = _ranges(integers)
     layers = float_layers(model, ranges)
     wanted = _flat({name: _dequantized(integers, name, layer) for name, layer in layers.items()})
     parameters = list(model.parameters())
@@ -108,15 +108,23 @@ def with_blocks(model: VLAE, blocks: int) -> VLAE:
     return deeper
 
 
-def _ranges(config: VLAEConfig) -> dict[str, NDArray[np.float64]]:
-    """`RANGE` for every channel, as the functions that measure ranges name them."""
+def _ranges(integers: IntegerModel) -> dict[str, NDArray[np.float64]]:
+    """The ranges that the model file keeps, or else `RANGE` for every channel."""
+    config = integers.config
     model = VLAE(config)
     if config.image_size:
         measured = measure_binary_ranges(model, np.zeros((1, config.image_size, config.image_size), np.uint8))
     else:
         side = 4 * VLAEConfig.Z_PATCH
         measured = measure_ranges(model, [np.zeros((side, side, 3), np.uint8)])
-    return {name: np.full(largest.shape, RANGE) for name, largest in measured.items()}
+    if not integers.ranges:
+        return {name: np.full(largest.shape, RANGE) for name, largest in measured.items()}
+    found = {name: each.astype(np.float64) for name, each in integers.ranges.items()}
+    if {name: each.shape for name, each in found.items()} != {name: each.shape for name, each in measured.items()}:
+        raise UnknownModel("the ranges of activations in the model file are not those of its configuration")
+    if not all(((each > 0) & np.isfinite(each)).all() for each in found.values()):
+        raise UnknownModel("a range of activations in the model file is not above zero")
+    return found
 
 
 def _steps(integers: IntegerModel, name: str, layer: FloatLayer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

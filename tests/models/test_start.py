@@ -51,6 +51,34 @@ def test_the_float_model_exported_again_codes_the_same_bits(name: str) -> None:
     assert coded_bits(again, pixels, kind) == pytest.approx(coded_bits(tiny(name), pixels, kind), rel=0.005)
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny-binary"])
+def test_an_exported_model_goes_on_as_it_was_scaled(name: str) -> None:
+    floats = to_floats(tiny(name))
+    with torch.no_grad():
+        # A hidden layer eight times as large as the file of before lets it seem.
+        floats.decoder.blocks[0].weight1 *= 8.0
+        floats.decoder.blocks[0].bias1 *= 8.0
+    torch.manual_seed(0)
+    if floats.config.image_size:
+        ranges = measure_binary_ranges(floats, binary_images(64, floats.config.image_size))
+    else:
+        ranges = measure_ranges(floats, [picture("smooth", 96, 96, 3)])
+    integers = to_integers(floats, ranges)
+    again = to_floats(IntegerModel.from_bytes(integers.to_bytes()))
+    for key, parameter in floats.decoder.named_parameters():
+        error = (again.decoder.get_parameter(key) - parameter).abs().max()
+        assert error <= 0.1 * parameter.abs().max(), key
+    hidden = floats.decoder.blocks[0].weight1
+    unscaled = to_floats(IntegerModel(integers.config, integers.layers)).decoder.blocks[0].weight1
+    assert (unscaled - hidden).abs().max() > 0.5 * hidden.abs().max()
+    integers.ranges["decoder.head1"] = integers.ranges["decoder.head1"][1:]
+    with pytest.raises(UnknownModel, match="ranges of activations"):
+        to_floats(integers)
+    integers.ranges["decoder.head1"] = np.zeros_like(ranges["decoder.head1"], np.float16)
+    with pytest.raises(UnknownModel, match="not above zero"):
+        to_floats(integers)
+
+
 def test_a_decoder_of_another_model_begins_as_it_was_and_sees_no_z() -> None:
     model = to_floats(tiny())
     other = VLAE(dataclasses.replace(model.config, z_channels=0))
