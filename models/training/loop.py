@@ -371,6 +371,7 @@ class Trainer:
         """Train to the schedule's end, or to step ``until``, calling ``report`` after every step.
 
         Ctrl-C ends it after the step that is under way: the checkpoint is saved, then `KeyboardInterrupt` raised.
+        `VlaeError` where a step diverges, and the last checkpoint stays.
         """
         schedule = self.schedule
         last = min(schedule.steps, until or schedule.steps)
@@ -384,6 +385,11 @@ class Trainer:
         with interruption_held() as interrupted, subnormals_flushed():
             for batch in batches:
                 parts = self._totals(self._train_on(batch))
+                if not np.isfinite(parts).all():
+                    raise VlaeError(
+                        f"training: step {self.step} gave {parts[0]:g} for the pixels, {parts[1]:g} for the KL and an "
+                        f"error of {parts[2]:g}, expected finite numbers; --rate and --matrix-rate want to be smaller"
+                    )
                 if self.config.image_size:
                     self.weight = next_weight(self.weight, parts[1], schedule, self.config.z_channels)
                 means = 0.99 * means + np.array(parts)

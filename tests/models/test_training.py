@@ -240,6 +240,17 @@ def test_batches_depend_on_seed_and_number_alone(folder: Path) -> None:
     assert not torch.equal(other[0].x, later[0].x)
 
 
+def test_a_run_that_diverges_ends_and_keeps_its_checkpoint(folder: Path, tmp_path: Path) -> None:
+    trainer = Trainer(SMALL, SHORT, tmp_path)
+    trainer.run([folder], lambda report: None, until=2)
+    before = trainer.path.read_bytes()
+    with torch.no_grad():
+        trainer.model.decoder.head_bias2 += torch.inf
+    with pytest.raises(VlaeError, match=r"step 3 gave nan for the pixels.*--rate and --matrix-rate"):
+        trainer.run([folder], lambda report: None, save_every=1)
+    assert trainer.path.read_bytes() == before
+
+
 def test_crops_that_are_not_changed_are_parts_of_pictures(folder: Path) -> None:
     def turned(x: np.ndarray) -> set[bytes]:
         ways = (x, x[:, ::-1], x.transpose(1, 0, 2), x.transpose(1, 0, 2)[:, ::-1])
