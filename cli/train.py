@@ -59,9 +59,10 @@ class Parts:
 @click.option("--decay", type=int, help="Steps over which the rate falls to zero at the end.")
 @click.option("--batch", type=int, help="Crops or images per step.")
 @click.option("--crop", type=int, help="Side of a photograph's crop in pixels, a multiple of 16.")
-@click.option("--changed", type=float, help="Times the usual shares of crops that are noised, recompressed and so on.")
+@click.option("--changed", type=float,
+              help="Share of the usual changes of crops, such as noise and JPEG, 0 to 1; photographs.")  # fmt: skip
 @click.option("--blocks", type=int,
-              help="Residual blocks of the decoder; with --start as many as it has, or more.")  # fmt: skip
+              help="Residual blocks of the decoder; more than a model to begin from has make it deeper.")  # fmt: skip
 @click.option("--channels", type=int, help="Width of the decoder.")
 @click.option("--pointwise", is_flag=True, help="Only 1x1 layers after the decoder's first (NeLLoC).")
 @click.option("--z-channels", type=int, help="Channels of z; 0 for a decoder alone.")

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vlae_codec.models.config import VLAEConfig
+from vlae_codec.models.decoder import DepthwiseBlock
 from vlae_codec.models.depthwise import RectifiedDepthwise
 
 
@@ -30,3 +32,23 @@ def test_values_and_gradients_are_those_of_torch(size: tuple[int, int], layout: 
     for one, other in zip(mine, theirs, strict=True):
         assert one.grad is not None
         torch.testing.assert_close(one.grad.float(), other.grad, rtol=2**-7, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [4, 8, 12])
+def test_blocks_of_any_width_are_trained_in_bfloat16(channels: int) -> None:
+    torch.manual_seed(0)
+    block = DepthwiseBlock(VLAEConfig(channels=channels, blocks=1, z_channels=0, depthwise=True))
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    h = torch.randn(2, channels, 6, 7)
+    gradients = []
+    for enabled in (False, True):
+        block.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            block(h.to(torch.bfloat16) if enabled else h).float().square().sum().backward()
+        gradients.append([p.grad for p in block.parameters()])
+    for exact, rounded in zip(*gradients, strict=True):
+        assert exact is not None
+        assert rounded is not None
+        assert (exact - rounded).norm() < 0.05 * exact.norm()

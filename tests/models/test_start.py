@@ -173,11 +173,17 @@ def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
     assert run("-o", grafted, "--start", "tiny", "--decoder", "tiny", "--rate", 0, "--matrix-rate", 0) == (0, "")
     parameters = load_average(grafted / "checkpoint.pt")[0].features.state_dict()
     assert {name for name, value in parameters.items() if not value.any()} >= set(FOR_DECODER)
+    deeper = tmp_path / "deeper"
+    assert run("-o", deeper, "--start", "tiny", "--blocks", 5, "--rate", 0, "--matrix-rate", 0) == (0, "")
+    assert load_average(deeper / "checkpoint.pt")[0].config.blocks == 5
     for more in ([], ["--start", grafted / "checkpoint.pt"]):
         code, output = run("-o", tmp_path / "c", "--decoder", "tiny", *more)
         assert (code, "name one with --start, not a checkpoint" in output) == (2, True)
     for more, match in (
         (["--start", "tiny", "--channels", 16], "channels was 8, is 16 now"),
+        (["--start", "tiny", "--blocks", 0], "depthwise blocks are"),
+        (["--start", "tiny", "--changed", 1.5], "changed is 1.5, expected 0..1"),
+        (["--start", grafted / "checkpoint.pt", "--blocks", 5], "blocks was"),
         (["--start", "tiny-binary"], "a model for binary images: give --config vlae"),
         (["--start", "nobody"], "no model 'nobody'"),
         (["--start", "tiny", "--decoder", "tiny-no-z"], "has another shape"),
